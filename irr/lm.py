@@ -1,0 +1,409 @@
+"""The LM behind a name: connections, retries, usage. DSPy asks it through its engine interface.
+
+In: a name (``openai/MODEL``, or any model of an OpenAI-compatible server given by `api_base`) and
+keys from the environment. Out: a `dspy.LM` whose engine is ours, so that the number of requests
+in flight, the waiting after a 429 and the count of tokens are decided here and nowhere else.
+DSPy's cache, history and retries are off; its fall-back to other clients cannot happen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import dspy
+from dspy import lm15
+from dspy.lm15 import OpenAIChatCompat, Request, Response
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+
+from irr.errors import ConfigurationError, LMError, ReplyError
+from irr.types import Usage
+
+__all__ = [
+    "ContextTooLongError",
+    "Engine",
+    "LMSettings",
+    "UsageCount",
+    "as_irr_error",
+    "count_usage",
+    "open_lm",
+    "quiet_dspy",
+]
+
+logger = logging.getLogger(__name__)
+
+OPENAI_BASE = "https://api.openai.com/v1"
+# Waits double from one second: five of them outlast the restart of a server (31 s).
+ATTEMPTS = 6
+LONGEST_WAIT = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class LMSettings:
+    """How to reach an LM.
+
+    `name` is ``openai/MODEL`` or, with `api_base`, the name under which the server has the model.
+    `timeout` is the longest wait for the next byte of a reply, in seconds; `max_in_flight` the
+    most requests at once. `max_tokens` bounds a reply and `temperature` its randomness; None
+    leaves both to the server (reasoning models of OpenAI accept nothing else).
+    """
+
+    name: str
+    api_base: str | None = None
+    timeout: float = 120.0
+    max_in_flight: int = 32
+    max_tokens: int | None = 1024
+    temperature: float | None = 0.0
+
+
+class UsageCount:
+    """A running count of `Usage`, shared by the calls made inside one `count_usage` block."""
+
+    def __init__(self) -> None:
+        self.total = Usage()
+
+    def add(self, response: Response) -> None:
+        usage = response.usage
+        self.total += Usage(1, usage.input_tokens or 0, usage.output_tokens or 0)
+
+
+_counting: ContextVar[UsageCount | None] = ContextVar("irr_usage", default=None)
+
+
+@contextlib.contextmanager
+def count_usage() -> Iterator[UsageCount]:
+    """Count the LM calls made inside the block, also by tasks it starts."""
+    count = UsageCount()
+    token = _counting.set(count)
+    try:
+        yield count
+    finally:
+        _counting.reset(token)
+
+
+@contextlib.contextmanager
+def quiet_dspy() -> Iterator[None]:
+    """DSPy without its history and trace, which grow by every call and copy every prompt."""
+    with dspy.context(disable_history=True, trace=None):
+        yield
+
+
+def open_lm(settings: LMSettings) -> dspy.LM:
+    """Make the LM that `settings` names. Nothing is sent yet.
+
+    Raises:
+        ConfigurationError: the name fits no LM, or a key is missing.
+    """
+    base, model, key = _resolve(settings)
+    reasoning = base == OPENAI_BASE and _is_reasoning_model(model)
+    engine = Engine(base, key, timeout=settings.timeout, max_in_flight=settings.max_in_flight)
+    return dspy.LM(
+        # The prefix only tells DSPy which family of arguments the model takes.
+        model=f"openai/{model}",
+        temperature=None if reasoning else settings.temperature,
+        max_tokens=None if reasoning else settings.max_tokens,
+        cache=False,
+        num_retries=0,
+        engine=engine,
+        async_engine=AsyncEngine(engine),
+    )
+
+
+def _resolve(settings: LMSettings) -> tuple[str, str, str]:
+    """(base URL, model, key) of an LM."""
+    provider, slash, rest = settings.name.partition("/")
+    base = settings.api_base or os.environ.get("OPENAI_BASE_URL")
+    if slash and provider == "vllm":
+        raise ConfigurationError(
+            f"{settings.name!r}: this version does not start vLLM by itself; run "
+            f"'vllm serve {rest}' and give --lm {rest} --api-base http://127.0.0.1:8000/v1"
+        )
+    if base is not None and not base.startswith(("http://", "https://")):
+        raise ConfigurationError(
+            f"--api-base {base!r} is no address: it begins with http:// or https:// "
+            "and usually ends with /v1"
+        )
+    model = rest if provider == "openai" and slash else settings.name
+    if base is None and not (provider == "openai" and slash):
+        raise ConfigurationError(
+            f"unknown LM {settings.name!r}: use none, openai/MODEL, or the model's name together "
+            "with --api-base URL for a local vLLM or another OpenAI-compatible server"
+        )
+    if not model:
+        raise ConfigurationError(f"--lm {settings.name!r} names no model: write openai/MODEL")
+    key = os.environ.get("IRR_API_KEY") or os.environ.get("OPENAI_API_KEY")
+    if base is None and not key:
+        raise ConfigurationError(
+            f"no key for {settings.name!r}: set OPENAI_API_KEY in the environment "
+            "(or --api-base for a server of your own)"
+        )
+    return base or OPENAI_BASE, model, (key or "EMPTY").strip()
+
+
+def _is_reasoning_model(model: str) -> bool:
+    from dspy.clients.lm import _is_openai_reasoning_model
+
+    return bool(_is_openai_reasoning_model(model))
+
+
+class Engine:
+    """One server, asked through lm15's OpenAI dialect, with retries. Safe to share by threads.
+
+    Retried, up to `ATTEMPTS` times in all: 429 and 5xx (never before Retry-After has passed),
+    resets, time-outs and bodies that cannot be read. A server that has never answered is not
+    asked again when it refuses the connection: the address is wrong, and a person is waiting.
+    """
+
+    def __init__(self, base_url: str, key: str, *, timeout: float, max_in_flight: int) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._key = key
+        self._timeouts = lm15.Timeouts(connect=10.0, read=timeout, write=timeout, pool=None)
+        self._max_in_flight = max_in_flight
+        self._schema_refused = False
+        self._answered = False
+        self._lock = threading.Lock()
+        self._client: lm15.OpenAIChatLM | None = None
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, lm15.AsyncOpenAIChatLM] = (
+            WeakKeyDictionary()
+        )
+
+    def __repr__(self) -> str:
+        return f"Engine({self.base_url!r})"
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Engine:
+        return self  # Optimizers copy programs by the dozen; connections are shared.
+
+    def complete(self, request: Request) -> Response:
+        """Ask, with retries; DSPy's synchronous path."""
+        wire = self._wire(request)
+        try:
+            return self._complete(wire)
+        except LMError as error:
+            if not _suggests_schema_refusal(error, wire):
+                raise
+        response = self._complete(_without_schema(wire))
+        self._remember_schema_refusal()
+        return response
+
+    async def acomplete(self, request: Request) -> Response:
+        """Ask, with retries; DSPy's asynchronous path."""
+        wire = self._wire(request)
+        try:
+            return await self._acomplete(wire)
+        except LMError as error:
+            if not _suggests_schema_refusal(error, wire):
+                raise
+        response = await self._acomplete(_without_schema(wire))
+        self._remember_schema_refusal()
+        return response
+
+    def _complete(self, request: Request) -> Response:
+        for attempt in Retrying(**self._policy()):
+            with attempt:
+                with self._translated(request):
+                    response = self._sync_client().complete(request)
+                return self._accept(request, response)
+        raise AssertionError("tenacity raises or returns")
+
+    async def _acomplete(self, request: Request) -> Response:
+        async for attempt in AsyncRetrying(**self._policy()):
+            with attempt:
+                with self._translated(request):
+                    response = await self._async_client().complete(request)
+                return self._accept(request, response)
+        raise AssertionError("tenacity raises or returns")
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.transport.aclose()
+
+    def _policy(self) -> dict[str, Any]:
+        return {
+            "stop": stop_after_attempt(ATTEMPTS),
+            "retry": retry_if_exception(lambda e: isinstance(e, LMError) and e.retryable),
+            "wait": _wait,
+            "reraise": True,
+        }
+
+    def _wire(self, request: Request) -> Request:
+        wire = replace(request, model=request.model.removeprefix("openai/"))
+        return _without_schema(wire) if self._schema_refused else wire
+
+    def _remember_schema_refusal(self) -> None:
+        """A call that failed with a schema went through without: send none from now on."""
+        if not self._schema_refused:
+            logger.info("%s takes no JSON schema; asking without one from now on", self.base_url)
+        self._schema_refused = True
+
+    def _accept(self, request: Request, response: Response) -> Response:
+        self._answered = True
+        count = _counting.get()
+        if count is not None:
+            count.add(response)
+        if response.finish_reason == "length":
+            raise ReplyError(f"the LM's reply was cut off at {request.config.max_tokens} tokens")
+        return response
+
+    @contextlib.contextmanager
+    def _translated(self, request: Request) -> Iterator[None]:
+        """Turn lm15's errors, and bodies it stumbles over, into `LMError`."""
+        try:
+            yield
+        except (lm15.LM15Error, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
+            failure = self._failure(error, request)
+            raise failure from error
+
+    def _failure(self, error: Exception, request: Request) -> LMError:
+        failure = _describe(error, request.model, self.base_url, self._key)
+        if not self._answered and _is_refused_connection(error):
+            failure.retryable = False
+        return failure
+
+    def _sync_client(self) -> lm15.OpenAIChatLM:
+        from dspy._vendor.lm15.transports import StdlibTransport
+
+        with self._lock:
+            if self._client is None:
+                self._client = lm15.OpenAIChatLM(
+                    transport=StdlibTransport(**self._transport_options()), **self._options()
+                )
+            return self._client
+
+    def _async_client(self) -> lm15.AsyncOpenAIChatLM:
+        from dspy._vendor.lm15.transports import StdlibAsyncTransport
+
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            client = self._clients.get(loop)
+            if client is None:
+                client = lm15.AsyncOpenAIChatLM(
+                    transport=StdlibAsyncTransport(**self._transport_options()), **self._options()
+                )
+                self._clients[loop] = client
+            return client
+
+    def _options(self) -> dict[str, Any]:
+        field = "max_completion_tokens" if self.base_url == OPENAI_BASE else "max_tokens"
+        compat = OpenAIChatCompat(instruction_role="system", max_tokens_field=field)
+        return {"api_key": self._key, "base_url": self.base_url, "compat": compat}
+
+    def _transport_options(self) -> dict[str, Any]:
+        return {
+            "connect_timeout": self._timeouts.connect,
+            "read_timeout": self._timeouts.read,
+            "write_timeout": self._timeouts.write,
+            "pool_timeout": self._timeouts.pool,
+            "max_connections": self._max_in_flight,
+        }
+
+
+class AsyncEngine:
+    """The asynchronous face of an `Engine`, as DSPy wants it: a second object."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def __deepcopy__(self, memo: dict[int, object]) -> AsyncEngine:
+        return self
+
+    async def complete(self, request: Request) -> Response:
+        return await self.engine.acomplete(request)
+
+
+def as_irr_error(error: BaseException) -> LMError | None:
+    """The `LMError` that DSPy wrapped into an error of its own, or None."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, LMError):
+            return seen
+        seen = seen.__cause__
+    return None
+
+
+def _wait(state: RetryCallState) -> float:
+    """Seconds before the next attempt: what the server asked for, else doubling with jitter."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    asked = error.retry_after if isinstance(error, LMError) else None
+    if asked is not None:
+        return min(asked, LONGEST_WAIT) + (random.uniform(0.0, 0.5) if asked > 0 else 0.0)
+    return float(2 ** (state.attempt_number - 1)) * random.uniform(0.75, 1.25)
+
+
+def _describe(error: Exception, model: str, base_url: str, key: str) -> LMError:
+    status = getattr(error, "status", None)
+    said = _first_line(getattr(error, "message", None) or str(error)).replace(key, "…")
+    if _is_too_long(error, said):
+        return ContextTooLongError(f"the prompt is too long for {model!r}: {said}", status=status)
+    if isinstance(error, lm15.AuthError):
+        message = (
+            f"the key was refused by {base_url} (HTTP {status}): set OPENAI_API_KEY to a valid key"
+        )
+        return LMError(message, fatal=True, status=status)
+    if isinstance(error, lm15.BillingError):
+        return LMError(f"{base_url} asks for payment: {said}", fatal=True, status=status)
+    if isinstance(error, lm15.UnsupportedModelError) or status == 404:
+        message = f"{base_url} has no model {model!r} (HTTP {status}): {said}"
+        return LMError(message, fatal=True, status=status)
+    if isinstance(error, lm15.RateLimitError | lm15.ServerError | lm15.TimeoutError):
+        retry_after = getattr(error, "retry_after", None)
+        message = f"{base_url} answered HTTP {status}: {said}"
+        return LMError(message, retryable=True, retry_after=retry_after, status=status)
+    if "read timed out" in said:
+        message = f"no answer from {base_url} in time: raise --timeout for a slow server"
+        return LMError(message, retryable=True)
+    if isinstance(error, lm15.TransportError | OSError):
+        fatal = _is_refused_connection(error)
+        return LMError(f"no answer from {base_url}: {said}", retryable=True, fatal=fatal)
+    if isinstance(error, lm15.ProviderError) and status is not None and status >= 400:
+        return LMError(f"{base_url} refused the request (HTTP {status}): {said}", status=status)
+    return LMError(f"{base_url} sent a reply that is no chat completion: {said}", retryable=True)
+
+
+class ContextTooLongError(LMError):
+    """The prompt does not fit the model's context: the stage shortens it and asks again."""
+
+
+def _is_too_long(error: Exception, said: str) -> bool:
+    # vLLM answers 400 with this sentence, where OpenAI sends a code that lm15 knows.
+    return isinstance(error, lm15.ContextLengthError) or (
+        isinstance(error, lm15.InvalidRequestError)
+        and ("maximum context length" in said or "longer than the maximum model length" in said)
+    )
+
+
+def _suggests_schema_refusal(error: LMError, request: Request) -> bool:
+    """A 400 to a call with a schema may be about the schema: the call is made once more without."""
+    return (
+        request.config.response_format is not None
+        and error.status in (400, 422, 501)
+        and not isinstance(error, ContextTooLongError)
+    )
+
+
+def _without_schema(request: Request) -> Request:
+    return replace(request, config=replace(request.config, response_format=None))
+
+
+def _is_refused_connection(error: BaseException) -> bool:
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ConnectionRefusedError) or type(seen).__name__ == "ConnectError":
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _first_line(text: str) -> str:
+    line = next((part.strip() for part in text.splitlines() if part.strip()), "no reason given")
+    return line if len(line) <= 300 else line[:300] + "…"

@@ -1,0 +1,259 @@
+"""InferRetrieveRank: the program, three stages in a row, and how it runs over documents.
+
+In: documents. Out: one `Prediction` for each, in the order of the documents. Infer and Rank are
+absent where there is no LM: the text's own phrases are the only queries then, and the order of
+retrieval stays. Without LMs neither DSPy nor asyncio is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from irr.chunks import join_passages, split_text
+from irr.errors import LMError
+from irr.labels import LabelSet
+from irr.phrases import phrases
+from irr.retrieve import Retriever
+from irr.types import Candidate, Document, Prediction, ScoredLabel, Usage
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from irr.infer import Infer
+    from irr.rank import Rank
+
+__all__ = ["InferRetrieveRank"]
+
+# Documents retrieved together where no LM is waited for: enough to fill the encoder's batches.
+BLOCK = 64
+# Documents begun before the oldest is finished, for each LM request that may be in flight.
+AHEAD = 4
+# Rank's text: longer ones are shown as the passages nearest to the candidates.
+RANK_TEXT_CHARS = 6_000
+_PASSAGE_CHARS = 400
+_CANDIDATES_FOR_PASSAGES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Stages:
+    """What the stages made of one document."""
+
+    candidates: list[Candidate]
+    order: Sequence[int]
+    picked: frozenset[int] | None = None
+    guesses: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+class InferRetrieveRank:
+    """A program: a label set, and the stages that map texts to its labels.
+
+    Args:
+        labels: the label set.
+        retriever: Retrieve, over that label set.
+        infer: Infer with its LM set, or None.
+        rank: Rank with its LM set, or None.
+        fusion: weight of retrieval's order beside Rank's, see `irr.rank.fuse`.
+        in_flight: the most LM requests at once.
+
+    Use `irr.build.build_program` to make one from names and files.
+    """
+
+    def __init__(
+        self,
+        labels: LabelSet,
+        retriever: Retriever,
+        *,
+        infer: Infer | None = None,
+        rank: Rank | None = None,
+        fusion: float = 0.0,
+        in_flight: int = 32,
+    ) -> None:
+        self.labels = labels
+        self.retriever = retriever
+        self.infer = infer
+        self.rank = rank
+        self.fusion = fusion
+        self.in_flight = in_flight
+
+    def predict(self, text: str, *, top_k: int = 10, trace: bool = False) -> Prediction:
+        """Tag one text. See `predict_many`."""
+        (prediction,) = self.predict_many([Document("1", text)], top_k=top_k, trace=trace)
+        return prediction
+
+    def predict_many(
+        self, documents: Iterable[Document], *, top_k: int = 10, trace: bool = False
+    ) -> Iterator[Prediction]:
+        """Tag documents, which are read as they are needed. One prediction a document, in order.
+
+        A document whose LM gave no answer becomes a prediction with status "error". Not to be
+        called while an event loop runs in this thread: await `apredict` there.
+
+        Args:
+            documents: any number of them.
+            top_k: labels a prediction holds at most.
+            trace: put what each stage did into the predictions.
+
+        Raises:
+            LMError: with `fatal`, when no request can succeed (wrong key, unknown model).
+        """
+        if self.infer is None and self.rank is None:
+            yield from self._retrieve_blocks(documents, top_k, trace)
+        else:
+            yield from self._run_ahead(documents, top_k, trace)
+
+    async def apredict(
+        self, document: Document, *, top_k: int = 10, trace: bool = False
+    ) -> Prediction:
+        """Tag one document within a running event loop."""
+        from irr.lm import count_usage, quiet_dspy
+
+        if not document.text.strip():
+            return _blank(document)
+        with count_usage() as usage, quiet_dspy():
+            try:
+                stages = await self._stages(document.text)
+            except LMError as error:
+                if error.fatal:
+                    raise
+                failure = (type(error).__name__, str(error))
+                return Prediction(document.id, "error", usage=usage.total, error=failure)
+            return self._prediction(document, stages, usage.total, top_k, trace)
+
+    async def _stages(self, text: str) -> _Stages:
+        guesses, notes = await self._infer(text)
+        candidates = await self._retrieve(text, guesses)
+        order, picked, more_notes = await self._rank(text, candidates)
+        return _Stages(candidates, order, picked, guesses, [*notes, *more_notes])
+
+    async def _infer(self, text: str) -> tuple[list[str], list[str]]:
+        if self.infer is None:
+            return [], []
+        reply = await self.infer.acall(text=text)
+        return reply.guesses, reply.notes
+
+    async def _retrieve(self, text: str, guesses: Sequence[str]) -> list[Candidate]:
+        import asyncio
+
+        # In a thread: other documents' LM calls go on while this one's queries are embedded.
+        return await asyncio.to_thread(self.retriever.retrieve, phrases(text), guesses)
+
+    async def _rank(
+        self, text: str, candidates: Sequence[Candidate]
+    ) -> tuple[list[int], frozenset[int] | None, list[str]]:
+        if self.rank is None:
+            return list(range(len(candidates))), None, []
+        from irr.rank import fuse
+
+        shown = self._passages(text, candidates)
+        labels = [self.labels[candidate.position] for candidate in candidates]
+        reply = await self.rank.acall(text=shown, candidates=labels)
+        picked = frozenset(reply.order[: reply.picked])
+        return fuse(reply.order, self.fusion), picked, reply.notes
+
+    def _passages(self, text: str, candidates: Sequence[Candidate]) -> str:
+        """The text, or of a long one the passages nearest to the first candidates."""
+        if len(text) <= RANK_TEXT_CHARS or not candidates:
+            return text
+        passages = split_text(text, _PASSAGE_CHARS)
+        first = candidates[:_CANDIDATES_FOR_PASSAGES]
+        encode = self.retriever.encoder.encode
+        names = encode([self.labels[candidate.position].name for candidate in first])
+        return join_passages(passages, names @ encode(passages).T, RANK_TEXT_CHARS)
+
+    def _retrieve_blocks(
+        self, documents: Iterable[Document], top_k: int, trace: bool
+    ) -> Iterator[Prediction]:
+        source = iter(documents)
+        while block := list(islice(source, BLOCK)):
+            texts = [phrases(document.text) for document in block if document.text.strip()]
+            found = iter(self.retriever.retrieve_many([(text, ()) for text in texts]))
+            for document in block:
+                if not document.text.strip():
+                    yield _blank(document)
+                    continue
+                candidates = next(found)
+                stages = _Stages(candidates, range(len(candidates)))
+                yield self._prediction(document, stages, Usage(), top_k, trace)
+
+    def _run_ahead(
+        self, documents: Iterable[Document], top_k: int, trace: bool
+    ) -> Iterator[Prediction]:
+        import asyncio
+
+        source = iter(documents)
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            running: deque[asyncio.Task[Prediction]] = deque()
+            try:
+                while True:
+                    for document in islice(source, AHEAD * self.in_flight - len(running)):
+                        task = self.apredict(document, top_k=top_k, trace=trace)
+                        running.append(loop.create_task(task))
+                    if not running:
+                        break
+                    yield runner.run(_finished(running.popleft()))
+            finally:
+                runner.run(self._drop(running))
+
+    async def _drop(self, running: Iterable[Any]) -> None:
+        """Cancel what runs and close the connections."""
+        import asyncio
+
+        tasks = list(running)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for stage in (self.infer, self.rank):
+            if stage is not None:
+                with contextlib.suppress(OSError):
+                    await stage.predict.lm.engine.aclose()
+
+    def _prediction(
+        self, document: Document, stages: _Stages, usage: Usage, top_k: int, trace: bool
+    ) -> Prediction:
+        labels = tuple(
+            self._scored(stages.candidates[position], position, stages)
+            for position in stages.order[:top_k]
+        )
+        return Prediction(
+            id=document.id,
+            status="ok",
+            labels=labels,
+            guesses=tuple(stages.guesses),
+            usage=usage,
+            notes=tuple(stages.notes),
+            trace=self._trace(stages) if trace else None,
+        )
+
+    def _scored(self, candidate: Candidate, position: int, stages: _Stages) -> ScoredLabel:
+        label = self.labels[candidate.position]
+        picked = None if stages.picked is None else position in stages.picked
+        return ScoredLabel(label.id, label.name, candidate.score, candidate.evidence, picked)
+
+    def _trace(self, stages: _Stages) -> dict[str, object]:
+        """What each stage did: every candidate in Retrieve's order, and Rank's order of them."""
+        rows = []
+        for candidate in stages.candidates:
+            label = self.labels[candidate.position]
+            score = round(candidate.score, 4)
+            row = {"id": label.id, "label": label.name, "score": score}
+            rows.append({**row, "evidence": candidate.evidence})
+        trace: dict[str, object] = {"guesses": list(stages.guesses), "candidates": rows}
+        if stages.picked is not None:
+            trace["ranking"] = [position + 1 for position in stages.order]
+            trace["picked"] = len(stages.picked)
+        return trace
+
+
+def _blank(document: Document) -> Prediction:
+    return Prediction(document.id, "ok", notes=("the text is empty",))
+
+
+async def _finished(task: asyncio.Task[Prediction]) -> Prediction:
+    return await task

@@ -1,0 +1,287 @@
+"""Retrieve: a text's phrases and an LM's guesses → the labels most like them, best first.
+
+Comes in: queries. Goes out: one score a label, of which the best become candidates. The score of
+label l, with c(q, l) the cosine of query and label, and H(·) the mean of a query's or a label's
+ten highest cosines with (other) labels, taken relative to the mean over all labels:
+
+1. Vague queries count less:     c'(q, l) = c(q, l) − vague_weight · H(q)
+2. Phrases are pooled softly:    P(l) = τ · log mean_q exp(c'(q, l) / τ)
+3. Each clause has its turn:     P(l) += clause_weight · max_k (best'_k(l) − max_m best'_k(m)),
+                                 best'_k(l) = max over the queries q of clause k of c' − hub
+4. Guesses are pooled by maximum and averaged with P by their weights.
+5. Hubs, labels that are near to everything, lose hub_weight · H(l).
+
+Without step 3 a label that one phrase names loses to labels that many phrases graze. Corrections
+are zero for average queries and labels, so scores stay about cosines.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from irr.errors import ConfigurationError
+from irr.index import NEIGHBOURS, LabelIndex, mean_of_highest, top_k
+from irr.phrases import Phrases
+from irr.types import Candidate
+
+if TYPE_CHECKING:
+    from irr.encoder import Encoder
+
+__all__ = [
+    "RetrieveSettings",
+    "Retriever",
+    "apply_prior",
+    "clause_margin",
+    "log_mean_exp_pool",
+]
+
+Floats = npt.NDArray[np.float32]
+
+# Vectors of queries kept for texts to come: 30 MB at 384 dimensions.
+REMEMBERED = 20_000
+# A label is credited to a whole text only if no part of it comes as near as this.
+WHOLE_TEXT_HANDICAP = 0.05
+# Of scores that differ by less than this only the order of summation could tell the order.
+DECIMALS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class RetrieveSettings:
+    """How queries are pooled. Defaults: see `irr.retrieve`; untuned for any label set.
+
+    Args:
+        candidates: how many labels come out, 1 or more.
+        temperature: τ of step 2, above 0: towards 0 the nearest query alone decides.
+        vague_weight, clause_weight, hub_weight: of steps 1, 3 and 5; 0 leaves the step out.
+        guess_weight, phrase_weight: of step 4, not both 0. A text without guesses or without
+            phrases is scored by the others alone.
+        prior_strength: A of `apply_prior`; 0 leaves priors out.
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+    """
+
+    candidates: int = 100
+    temperature: float = 0.1
+    vague_weight: float = 0.45
+    clause_weight: float = 0.2
+    hub_weight: float = 0.3
+    guess_weight: float = 1.0
+    phrase_weight: float = 1.0
+    prior_strength: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ConfigurationError(f"{field.name} must be a number, not {value!r}")
+            if not 0 <= value < math.inf:
+                raise ConfigurationError(f"{field.name} must be 0 or more, not {value}")
+        if not isinstance(self.candidates, int) or self.candidates < 1:
+            message = f"candidates must be a whole number from 1, not {self.candidates}"
+            raise ConfigurationError(message)
+        if self.temperature < 1e-3:
+            raise ConfigurationError(f"temperature must be at least 0.001, not {self.temperature}")
+        if self.guess_weight + self.phrase_weight == 0:
+            raise ConfigurationError("guess_weight and phrase_weight must not both be 0")
+
+
+class Retriever:
+    """The labels of an index for the queries of texts. May be used from several threads.
+
+    Memory: 8 bytes for each pair of a query of one text and a label.
+
+    Args:
+        encoder: the one that the index was built with.
+        priors: (labels,) how often each label occurs, 0 or more, or None.
+
+    Raises:
+        ConfigurationError: encoder, index and priors do not belong together.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        index: LabelIndex,
+        settings: RetrieveSettings | None = None,
+        *,
+        priors: npt.ArrayLike | None = None,
+    ) -> None:
+        if index.encoder and index.encoder != encoder.fingerprint:
+            message = f"the index was not built with the encoder {encoder.name}"
+            raise ConfigurationError(f"{message}: build it again, or load the encoder it names")
+        self.encoder = encoder
+        self.index = index
+        self.settings = settings or RetrieveSettings()
+        self.priors = None if priors is None else np.asarray(priors, dtype=np.float32)
+        if self.priors is not None and (
+            self.priors.shape != (len(index),)
+            or not (np.isfinite(self.priors) & (self.priors >= 0)).all()
+        ):
+            raise ConfigurationError(f"priors must be {len(index)} numbers from 0, one a label")
+        self._usual = float(index.hubs.mean())
+        self._hub_terms = self.settings.hub_weight * (index.hubs - self._usual)
+        self._known: OrderedDict[str, Floats] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def retrieve(self, phrases: Phrases | None, guesses: Sequence[str] = ()) -> list[Candidate]:
+        """The candidates of one text, best first, of equal scores the lower position first.
+
+        Args:
+            phrases: the text's own queries, or None.
+            guesses: an LM's; blank ones are left out, order and repeats do not matter.
+
+        Returns:
+            `candidates` of them, or as many as there are labels; none without any query.
+        """
+        (found,) = self.retrieve_many([(phrases, guesses)])
+        return found
+
+    def retrieve_many(
+        self, documents: Sequence[tuple[Phrases | None, Sequence[str]]]
+    ) -> list[list[Candidate]]:
+        """`retrieve` for each (phrases, guesses); all their queries are encoded together."""
+        queries = [_queries(phrases, guesses) for phrases, guesses in documents]
+        vectors = self._encode(dict.fromkeys(text for texts, _ in queries for text in texts))
+        return [self._candidates(texts, clauses, vectors) for texts, clauses in queries]
+
+    def _candidates(
+        self, texts: list[str], clauses: npt.NDArray[np.int64], vectors: dict[str, Floats]
+    ) -> list[Candidate]:
+        if not texts:
+            return []
+        cosines = self.index.scores(np.stack([vectors[text] for text in texts]))
+        scores = self._scores(cosines, clauses)
+        positions = top_k(scores, self.settings.candidates)
+        handicap = np.where(clauses == _WHOLE, WHOLE_TEXT_HANDICAP, 0)[:, None]
+        nearest = (cosines[:, positions] - handicap).argmax(axis=0)
+        return [
+            Candidate(int(position), float(scores[position]), texts[query])
+            for position, query in zip(positions, nearest, strict=True)
+        ]
+
+    def _scores(self, cosines: Floats, clauses: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Steps 1 to 5 and the prior: (labels,), rounded."""
+        settings = self.settings
+        shift = settings.vague_weight * (mean_of_highest(cosines, NEIGHBOURS) - self._usual)
+        clear = cosines - shift[:, None]
+        guesses = int(np.count_nonzero(clauses == _GUESS))
+        parts: list[tuple[float, Floats]] = []
+        if guesses:
+            parts.append((settings.guess_weight, clear[:guesses].max(axis=0)))
+        if guesses < len(clear):
+            parts.append(
+                (settings.phrase_weight, self._phrases(clear[guesses:], clauses[guesses:]))
+            )
+        # With one part only its weight, which may be 0, has nothing to weigh.
+        total = sum(weight for weight, _ in parts) if len(parts) > 1 else 0
+        pooled = sum(weight / total * part for weight, part in parts) if total else parts[0][1]
+        scores = np.asarray(pooled - self._hub_terms, dtype=np.float64)
+        if self.priors is not None and settings.prior_strength:
+            scores = apply_prior(scores, self.priors, settings.prior_strength)
+        return np.round(scores, DECIMALS)
+
+    def _phrases(self, clear: Floats, clauses: npt.NDArray[np.int64]) -> Floats:
+        pooled = log_mean_exp_pool(clear, self.settings.temperature)
+        if self.settings.clause_weight and clauses.max() >= 0:
+            best = [clear[clauses == clause].max(axis=0) for clause in _distinct(clauses)]
+            margin = clause_margin(np.stack(best) - self._hub_terms)
+            pooled += np.float32(self.settings.clause_weight) * margin
+        return pooled
+
+    def _encode(self, texts: dict[str, None]) -> dict[str, Floats]:
+        """The unit vector of each text; those embedded lately are remembered."""
+        with self._lock:
+            found = {text: self._known[text] for text in texts if text in self._known}
+        missing = [text for text in texts if text not in found]
+        if missing:
+            vectors = self.encoder.encode(missing)
+            # Copies: a row kept as a view would keep all vectors of its batch.
+            found.update((text, row.copy()) for text, row in zip(missing, vectors, strict=True))
+        with self._lock:
+            for text in texts:
+                self._known[text] = found[text]
+                self._known.move_to_end(text)
+            while len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return found
+
+
+_WHOLE, _GUESS = -1, -2  # In place of a clause's number.
+
+
+def _queries(
+    phrases: Phrases | None, guesses: Sequence[str]
+) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Guesses, then phrases, and the clause of each."""
+    clean = list(dict.fromkeys(text for guess in guesses if (text := guess.strip())))
+    own = phrases or Phrases()
+    return [*clean, *own.queries], np.array([_GUESS] * len(clean) + list(own.clauses), np.int64)
+
+
+def _distinct(clauses: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.unique(clauses[clauses >= 0])
+
+
+def log_mean_exp_pool(scores: Floats, temperature: float) -> Floats:
+    """The soft maximum τ · log mean exp(s / τ) over queries, computed from the maximum down.
+
+    Between the mean (τ → ∞) and the maximum (τ → 0); two queries near a label beat one.
+
+    Args:
+        scores: (q, labels), q at least 1.
+        temperature: τ > 0.
+
+    Returns:
+        (labels,) float32.
+
+    Two queries at 0.6 pool to 0.6; one at 0.6 and one at 0.2 to 0.6 + 0.1 · log((1 + e⁻⁴) / 2):
+
+    >>> print(log_mean_exp_pool(np.array([[0.6, 0.6], [0.6, 0.2]], np.float32), 0.1).round(3))
+    [0.6   0.533]
+    """
+    highest = scores.max(axis=0)
+    work = scores - highest
+    work *= np.float32(1 / temperature)
+    np.exp(work, out=work)
+    pooled: Floats = highest + np.float32(temperature) * np.log(work.mean(axis=0))
+    return pooled
+
+
+def clause_margin(scores: Floats) -> Floats:
+    """How far each label is below the best label of the clause in which it does best.
+
+    Args:
+        scores: (clauses, labels), clauses at least 1.
+
+    Returns:
+        (labels,) float32, at most 0: 0 for each clause's best label.
+
+    >>> print(clause_margin(np.array([[0.9, 0.7, 0.1], [0.1, 0.2, 0.4]], np.float32)).round(2))
+    [ 0.  -0.2  0. ]
+    """
+    margin: Floats = (scores - scores.max(axis=1, keepdims=True)).max(axis=0)
+    return margin
+
+
+def apply_prior(
+    scores: npt.NDArray[np.float64], priors: Floats, strength: float
+) -> npt.NDArray[np.float64]:
+    """score · log(A · p + e), the update of D'Oosterlinck et al. 2024 (arXiv 2401.12178).
+
+    A label without a prior keeps its score, as all do at A = 0. A score below 0 is divided
+    instead of multiplied: a prior never lowers a label.
+
+    >>> apply_prior(np.array([0.5, 0.5, -0.5]), np.array([0.0, 0.2, 0.2]), 10).round(3).tolist()
+    [0.5, 0.776, -0.322]
+    """
+    factor = np.log(strength * np.asarray(priors, np.float64) + math.e)
+    return np.where(scores >= 0, scores * factor, scores / factor)

@@ -1,0 +1,178 @@
+"""What a person sees: tables of results on a terminal, progress on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Self, TextIO
+
+from irr.types import Document, Prediction, ScoredLabel
+
+__all__ = ["EmbeddingProgress", "ResultTable", "RunProgress", "print_table"]
+
+_REFRESH_SECONDS = 0.1
+_TITLE_CHARS = 300
+
+
+class ResultTable:
+    """Writes predictions as tables. Takes the place of a `PredictionWriter` at a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+
+        self._console = Console(file=stream, highlight=False)
+        self._titles: deque[str] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def titled(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """Pass documents on, and remember their texts as titles of their predictions."""
+        for document in documents:
+            text = " ".join(document.text.split())
+            self._titles.append(text if len(text) <= _TITLE_CHARS else text[:_TITLE_CHARS] + "…")
+            yield document
+
+    def write(self, prediction: Prediction) -> None:
+        """Write one prediction under its id and, if it was seen, its text."""
+        from rich.padding import Padding
+        from rich.text import Text
+
+        title = Text(prediction.id, style="bold")
+        if self._titles:
+            title.append(f"  {self._titles.popleft()}", style="not bold")
+        self._console.print(title)
+        if prediction.error is not None:
+            self._console.print(Text(f"  {prediction.error[1]}", style="red"))
+        if prediction.guesses:
+            self._console.print(Text("  guesses: " + "; ".join(prediction.guesses), style="dim"))
+        if prediction.labels:
+            self._console.print(Padding(_label_table(prediction.labels), (0, 0, 0, 2)))
+        for note in prediction.notes:
+            self._console.print(Text(f"  note: {note}", style="yellow"))
+        if prediction.trace is not None:
+            self._write_trace(prediction.trace)
+        self._console.print()
+
+    def _write_trace(self, trace: dict[str, object]) -> None:
+        from rich.text import Text
+
+        candidates = trace["candidates"]
+        assert isinstance(candidates, list)
+        self._console.print(Text(f"  {len(candidates)} candidates, as retrieved:", style="dim"))
+        for number, row in enumerate(candidates, start=1):
+            line = f"  {number:4} {row['score']:6.3f}  {row['label']}  <- {row['evidence']}"
+            self._console.print(Text(line, style="dim"), no_wrap=True, overflow="ellipsis")
+        if "ranking" in trace:
+            picked = trace["ranking"][: trace["picked"]]  # type: ignore[index, misc]  # a list
+            self._console.print(Text(f"  Rank picked: {picked}", style="dim"))
+
+
+def _label_table(labels: Sequence[ScoredLabel]) -> object:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    with_ids = any(label.id != label.label for label in labels)
+    with_picks = any(label.picked is not None for label in labels)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("score", justify="right", no_wrap=True)
+    if with_picks:
+        table.add_column("pick", justify="center", no_wrap=True)
+    if with_ids:
+        table.add_column("id", no_wrap=True, style="cyan")
+    table.add_column("label", overflow="fold")
+    table.add_column("because of", overflow="fold", style="dim")
+    for label in labels:
+        cells = [f"{label.score:.2f}"]
+        cells += [("✓" if label.picked else "")] if with_picks else []
+        cells += [label.id] if with_ids else []
+        table.add_row(*(Text(cell) for cell in [*cells, label.label, label.evidence]))
+    return table
+
+
+def print_table(stream: TextIO, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table with the first column left and the others right aligned, as plain text."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        stream.write("  ".join(cells).rstrip() + "\n")
+
+
+class EmbeddingProgress:
+    """A progress bar for the first embedding of a label set. Call it with (done, in all)."""
+
+    def __init__(self, stream: TextIO = sys.stderr) -> None:
+        self._stream = stream
+        self._started = time.monotonic()
+        self._shown = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        if not self._stream.isatty():
+            return
+        now = time.monotonic()
+        if done < total and now - self._shown < _REFRESH_SECONDS:
+            return
+        self._shown = now
+        seconds = now - self._started
+        left = f"{seconds / done * (total - done):.0f} s left" if done else ""
+        filled = round(24 * done / max(total, 1))
+        bar = "#" * filled + "." * (24 - filled)
+        line = f"embedding labels, once: [{bar}] {done:,} of {total:,}  {left}"
+        self._stream.write(f"\r{line:<78}")
+        if done >= total:
+            self._stream.write("\r" + " " * 78 + "\r")
+        self._stream.flush()
+
+
+class RunProgress:
+    """Counts the rows of a run; shows how it goes on standard error, and one line at its end.
+
+    A context manager around the run. With `shown=False` it only counts.
+    """
+
+    def __init__(self, *, shown: bool, stream: TextIO = sys.stderr) -> None:
+        self.documents = 0
+        self.failed = 0
+        self.calls = 0
+        self._stream = stream
+        self._shown = shown
+        self._started = time.monotonic()
+        self._last = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, prediction: Prediction) -> None:
+        """Count one row that was written."""
+        self.documents += 1
+        self.failed += prediction.status != "ok"
+        self.calls += prediction.usage.calls
+        now = time.monotonic()
+        if self._shown and self._stream.isatty() and now - self._last >= _REFRESH_SECONDS:
+            self._last = now
+            self._stream.write(f"\r{self._line():<78}")
+            self._stream.flush()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._shown:
+            start = "\r" if self._stream.isatty() else ""
+            self._stream.write(f"{start}{self._line():<78}".rstrip() + "\n")
+
+    def _line(self) -> str:
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        parts = [f"{self.documents:,} documents", f"{self.failed:,} failed"]
+        parts += [f"{self.calls:,} LM calls"] if self.calls else []
+        return f"irr: {', '.join(parts)}, {seconds:,.1f} s ({self.documents / seconds:,.1f}/s)"

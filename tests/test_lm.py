@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+from dspy import lm15
+from scripted_server import Call, Reply, ScriptedServer
+
+import irr.lm
+from irr.errors import ConfigurationError, LMError, ReplyError
+from irr.lm import ContextTooLongError, Engine, LMSettings, count_usage, open_lm
+from irr.types import Usage
+
+Serve = Callable[..., ScriptedServer]
+
+SCHEMA = {"type": "json_schema", "name": "x", "schema": {"type": "object"}}
+
+
+def engine_of(server: ScriptedServer, timeout: float = 5.0, most: int = 8) -> Engine:
+    return Engine(server.url, "key", timeout=timeout, max_in_flight=most)
+
+
+def request(schema: bool = False) -> lm15.Request:
+    config = lm15.Config(max_tokens=9, response_format=SCHEMA if schema else None)
+    return lm15.Request(model="openai/tiny", messages=(lm15.Message.user("hello"),), config=config)
+
+
+def ask(engine: Engine, *, schema: bool = False) -> str | None:
+    return asyncio.run(engine.acomplete(request(schema))).message.text
+
+
+def test_a_call_carries_model_key_and_limit(serve: Serve) -> None:
+    server = serve(lambda call: "hi")
+    assert ask(engine_of(server)) == "hi"
+    (call,) = server.calls
+    assert call.path == "/v1/chat/completions"
+    assert call.headers["authorization"] == "Bearer key"
+    assert call.body["model"] == "tiny"
+    assert call.body["max_tokens"] == 9
+
+
+def test_both_paths_give_the_same(serve: Serve) -> None:
+    engine = engine_of(serve(lambda call: f"hi {call.number}"))
+    assert engine.complete(request()).message.text == "hi 0"
+    assert ask(engine) == "hi 1"
+
+
+def test_usage_is_what_the_server_reports(serve: Serve) -> None:
+    server = serve(lambda call: "x" * 40)
+    engine = engine_of(server)
+
+    async def twice() -> Usage:
+        with count_usage() as count:
+            await asyncio.gather(engine.acomplete(request()), engine.acomplete(request()))
+        return count.total
+
+    assert asyncio.run(twice()) == Usage(2, server.input_tokens, server.output_tokens)
+    assert server.output_tokens == 20
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(status=500),
+        Reply(status=503),
+        Reply(status=429),
+        Reply(reset=True),
+        Reply("hi", cut=30),
+        Reply(raw=b"<html>no json</html>"),
+        Reply(raw=b'{"choices": "none"}'),
+        Reply(raw=b"[]"),
+    ],
+    ids=["500", "503", "429", "reset", "cut", "html", "no choices", "list"],
+)
+def test_faults_are_tried_again(serve: Serve, no_waiting: list[float], reply: Reply) -> None:
+    server = serve(lambda call: reply if call.number < 2 else "hi")
+    assert ask(engine_of(server)) == "hi"
+    assert len(server.calls) == 3
+    assert 0.7 <= no_waiting[0] <= 1.3 <= no_waiting[1] <= 2.6
+
+
+def test_a_fault_that_stays_is_an_error(serve: Serve, no_waiting: list[float]) -> None:
+    server = serve(lambda call: Reply("overloaded", status=503))
+    with pytest.raises(LMError, match="answered HTTP 503: overloaded") as caught:
+        ask(engine_of(server))
+    assert len(server.calls) == irr.lm.ATTEMPTS
+    assert not caught.value.fatal
+
+
+def test_no_retry_before_retry_after(serve: Serve) -> None:
+    times: list[float] = []
+
+    def script(call: Call) -> Reply | str:
+        times.append(time.monotonic())
+        return Reply(status=429, headers={"Retry-After": "1"}) if call.number == 0 else "hi"
+
+    assert ask(engine_of(serve(script))) == "hi"
+    assert times[1] - times[0] >= 1.0
+
+
+def test_a_hang_ends_by_the_timeout(serve: Serve, no_waiting: list[float]) -> None:
+    server = serve(lambda call: Reply(hang=True) if call.number == 0 else "hi")
+    assert ask(engine_of(server, timeout=0.2)) == "hi"
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (Reply("bad key: key", status=401), "the key was refused .* set OPENAI_API_KEY"),
+        (Reply("no tiny here", status=404), "has no model 'tiny'"),
+        (Reply("pay", status=402), "asks for payment"),
+    ],
+)
+def test_what_no_retry_mends_is_fatal(serve: Serve, reply: Reply, message: str) -> None:
+    server = serve(lambda call: reply)
+    with pytest.raises(LMError, match=message) as caught:
+        ask(engine_of(server))
+    assert caught.value.fatal
+    assert len(server.calls) == 1
+
+
+def test_a_server_that_is_not_there_fails_at_once() -> None:
+    engine = Engine("http://127.0.0.1:9/v1", "key", timeout=5, max_in_flight=1)
+    with pytest.raises(LMError, match=r"no answer from http://127.0.0.1:9/v1") as caught:
+        asyncio.run(engine.acomplete(request()))
+    assert caught.value.fatal
+
+
+def test_a_server_that_answered_once_is_waited_for(serve: Serve, no_waiting: list[float]) -> None:
+    server = serve(lambda call: "hi")
+    engine = engine_of(server)
+    assert ask(engine) == "hi"
+    server.__exit__()
+    with pytest.raises(LMError):
+        ask(engine)
+    assert len(no_waiting) >= irr.lm.ATTEMPTS - 1
+
+
+def test_a_prompt_that_is_too_long_has_its_own_error(serve: Serve) -> None:
+    said = "This model's maximum context length is 100 tokens. However, you requested 200."
+    server = serve(lambda call: Reply(said, status=400))
+    with pytest.raises(ContextTooLongError):
+        ask(engine_of(server), schema=True)
+    assert len(server.calls) == 1
+
+
+def test_a_server_without_schemas_is_asked_without(serve: Serve) -> None:
+    def script(call: Call) -> Reply | str:
+        return Reply("unknown field", status=400) if "response_format" in call.body else "hi"
+
+    server = serve(script)
+    engine = engine_of(server)
+    assert [ask(engine, schema=True) for _ in range(3)] == ["hi"] * 3
+    assert ["response_format" in call.body for call in server.calls] == [True, False, False, False]
+
+
+def test_a_400_about_something_else_does_not_turn_schemas_off(serve: Serve) -> None:
+    server = serve(lambda call: Reply("bad text", status=400) if call.number < 2 else "hi")
+    engine = engine_of(server)
+    with pytest.raises(LMError, match="refused the request"):
+        ask(engine, schema=True)
+    assert ask(engine, schema=True) == "hi"
+    assert ["response_format" in call.body for call in server.calls] == [True, False, True]
+
+
+def test_a_reply_that_was_cut_off_is_not_used(serve: Serve) -> None:
+    server = serve(lambda call: Reply('["a', finish_reason="length"))
+    with count_usage() as count, pytest.raises(ReplyError, match="cut off at 9 tokens"):
+        ask(engine_of(server))
+    assert count.total.calls == 1
+
+
+def test_no_more_in_flight_than_allowed(serve: Serve) -> None:
+    server = serve(lambda call: Reply("hi", delay=0.05))
+    engine = engine_of(server, most=3)
+
+    async def many() -> None:
+        await asyncio.gather(*(engine.acomplete(request()) for _ in range(12)))
+
+    asyncio.run(many())
+    assert len(server.calls) == 12
+    assert server.most_in_flight == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (LMSettings("gpt-x"), "unknown LM 'gpt-x'"),
+        (LMSettings("openai/gpt-x"), "set OPENAI_API_KEY"),
+        (LMSettings("openai/", "http://x"), "names no model"),
+        (LMSettings("m", "localhost:8000"), "is no address"),
+        (LMSettings("vllm/m"), "vllm serve m"),
+    ],
+)
+def test_names_that_fit_no_lm(settings: LMSettings, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        open_lm(settings)
+
+
+def test_the_key_is_in_no_message(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(lambda call: Reply(f"you sent {call.headers['authorization']}", status=400))
+    engine = Engine(server.url, "sk-canary", timeout=5, max_in_flight=1)
+    with pytest.raises(LMError) as caught:
+        asyncio.run(engine.acomplete(request()))
+    assert "canary" not in str(caught.value)
+    assert "canary" not in repr(engine)

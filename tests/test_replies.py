@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from irr.errors import ReplyError
+from irr.replies import (
+    MAX_GUESS_CHARS,
+    MAX_GUESSES,
+    excerpt,
+    parse_guesses,
+    parse_picks,
+    resolve_picks,
+)
+
+
+@pytest.mark.parametrize(
+    ("reply", "guesses"),
+    [
+        ('{"guesses": ["use databases", "SQL"]}', ["use databases", "SQL"]),
+        ('["use databases", "SQL"]', ["use databases", "SQL"]),
+        ('```json\n{"guesses": ["SQL"]}\n```', ["SQL"]),
+        ('Sure! Here they are:\n{"guesses": ["SQL"]}\nAnything else?', ["SQL"]),
+        ('<think>maybe ["wrong"]?</think>{"guesses": ["right"]}', ["right"]),
+        ('{"notes": ["x"], "guesses": ["SQL"]}', ["SQL"]),
+        ('{"terms": ["SQL"]}', ["SQL"]),
+        ('{"guesses": [{"term": "SQL"}, {"label": "C++"}]}', ["SQL", "C++"]),
+        ('{"guesses": ["SQL", " sql ", "Sql\\n"]}', ["SQL"]),
+        (
+            '{"guesses": ["driver\'s licence", "Paris, France"]}',
+            ["driver's licence", "Paris, France"],
+        ),
+        ('{"guesses": [null, 3, true, "SQL"]}', ["SQL"]),
+        ('{"guesses": []}', []),
+        ("none", []),
+        ("- use databases\n- SQL", ["use databases", "SQL"]),
+        ("Guesses:\n1. use databases\n2) SQL", ["use databases", "SQL"]),
+        ("use databases, SQL; C++", ["use databases", "SQL", "C++"]),
+        ('{"guesses": ["数据库", "été", "🩺 care"]}', ["数据库", "été", "🩺 care"]),
+        ('\ufeff["SQL"]', ["SQL"]),
+    ],
+)
+def test_guesses_are_read(reply: str, guesses: list[str]) -> None:
+    assert parse_guesses(reply) == guesses
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "",
+        "  \n ",
+        '{"guesses": ["use databases", "SQ',
+        '["use databases"',
+        "I am sorry, but I cannot tell from this text which labels would apply to it.",
+        '{"guesses": "SQL"}',
+        '{"guesses": [1, 2]}',
+        "<think>it never ends",
+        "```json\n```",
+    ],
+)
+def test_guesses_that_cannot_be_read_are_an_error(reply: str) -> None:
+    with pytest.raises(ReplyError):
+        parse_guesses(reply)
+
+
+def test_guesses_are_bounded() -> None:
+    guesses = parse_guesses(json.dumps(["x" * 1000, *(f"guess {n}" for n in range(200))]))
+    assert guesses[0] == "x" * MAX_GUESS_CHARS
+    assert len(guesses) == MAX_GUESSES
+    assert guesses[-1] == f"guess {MAX_GUESSES - 2}"
+
+
+@pytest.mark.parametrize(
+    ("reply", "picks"),
+    [
+        ('{"ranking": [3, 17]}', [3, 17]),
+        ("[3, 17]", [3, 17]),
+        ("3, 17", [3, 17]),
+        ("3 17", [3, 17]),
+        ("3, 17 and 4.", [3, 17, 4]),
+        ("Ranking: 3, 17", [3, 17]),
+        ("```\n[3, 17]\n```", [3, 17]),
+        ("The best are [3, 17], I think.", [3, 17]),
+        ('{"ranking": ["3", "17"]}', [3, 17]),
+        ('{"ranking": ["3. use databases", "SQL"]}', [3, "SQL"]),
+        ('{"ranking": [{"number": 3, "label": "x"}]}', [3]),
+        ('{"ranking": [3.0, 2.5, true, null]}', [3]),
+        ("3. use databases\n17. SQL", [3, 17]),
+        ("1. 17\n2. 3", [17, 3]),
+        ("[3] use databases\n[17] SQL", [3, 17]),
+        ("Candidate 3\nCandidate 17", [3, 17]),
+        ("- use databases\n- SQL", ["use databases", "SQL"]),
+        ("3", [3]),
+        ('{"ranking": []}', []),
+        ("None.", []),
+        ("No candidates apply", []),
+        ('{"reasoning": "4 and 5", "ranking": [3]}', [3]),
+    ],
+)
+def test_picks_are_read(reply: str, picks: list[int | str]) -> None:
+    assert parse_picks(reply) == picks
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["", '{"ranking": [3, 1', "[3, 1", "It depends on what you mean.", '{"ranking": 3}', "{}"],
+)
+def test_picks_that_cannot_be_read_are_an_error(reply: str) -> None:
+    with pytest.raises(ReplyError):
+        parse_picks(reply)
+
+
+def test_picks_become_positions_of_candidates_only() -> None:
+    names = ["use databases", "SQL", "SPARQL", "sql"]
+    assert resolve_picks([2, 0, -1, 5, 10**12, "SPARQL", "Sql", "COBOL", 2], names) == [1, 2]
+
+
+@given(st.text())
+def test_no_reply_crashes_the_parsers(reply: str) -> None:
+    for parse in (parse_guesses, parse_picks):
+        try:
+            parse(reply)
+        except ReplyError:
+            pass
+
+
+@given(
+    st.lists(
+        st.integers() | st.text(max_size=12) | st.floats() | st.booleans() | st.none(), max_size=30
+    ),
+    st.integers(0, 20),
+)
+def test_any_json_list_resolves_within_the_candidates(picks: list[object], count: int) -> None:
+    names = [f"name {number}" for number in range(count)]
+    try:
+        found = resolve_picks(parse_picks(json.dumps({"ranking": picks})), names)
+    except ReplyError:
+        return
+    assert len(found) == len(set(found))
+    assert set(found) <= set(range(count))
+
+
+@given(st.lists(st.integers(1, 50), unique=True, max_size=50))
+def test_good_picks_come_back_as_they_are(numbers: list[int]) -> None:
+    names = [f"name {number}" for number in range(50)]
+    reply = json.dumps({"ranking": numbers})
+    assert resolve_picks(parse_picks(reply), names) == [number - 1 for number in numbers]
+
+
+def test_an_excerpt_is_one_line() -> None:
+    assert excerpt("a\nb\x1b[31m\u2028c" + "d" * 100, limit=10) == "'a b [31m c…'"
