@@ -89,7 +89,7 @@ def build_program(
     """
     choice = LMChoice(lm) if isinstance(lm, str) else lm
     wording = read_prompts(prompts)
-    lms = {stage: _open(choice, stage) for stage in ("infer", "rank")}
+    lms = _open(choice)
     label_set = labels if isinstance(labels, LabelSet) else LabelSet.read(labels)
     table = read_priors(priors, label_set) if priors is not None else None
     model = load_encoder(encoder or DEFAULT_ENCODER, device=device, threads=threads)
@@ -147,20 +147,25 @@ def read_priors(path: Path | str, labels: LabelSet) -> list[float]:
     return priors
 
 
-def _open(choice: LMChoice, stage: str) -> dspy.LM | None:
-    name, api_base = choice.for_stage(stage)
-    if name == "none":
-        return None
-    from irr.lm import LMSettings, open_lm
+def _open(choice: LMChoice) -> dict[str, dspy.LM | None]:
+    """The LM of each stage. Stages with the same LM share its connections and their bound."""
+    opened: dict[tuple[str, str | None], dspy.LM | None] = {}
+    for stage in ("infer", "rank"):
+        name, api_base = key = choice.for_stage(stage)
+        if key in opened or name == "none":
+            continue
+        from irr.lm import LMSettings, open_lm
 
-    settings = LMSettings(
-        name,
-        api_base,
-        timeout=choice.timeout,
-        max_in_flight=choice.in_flight,
-        max_tokens=choice.max_tokens,
-    )
-    return open_lm(settings)
+        opened[key] = open_lm(
+            LMSettings(
+                name,
+                api_base,
+                timeout=choice.timeout,
+                max_in_flight=choice.in_flight,
+                max_tokens=choice.max_tokens,
+            )
+        )
+    return {stage: opened.get(choice.for_stage(stage)) for stage in ("infer", "rank")}
 
 
 def _show_examples(program: InferRetrieveRank, examples: Sequence[Document]) -> None:

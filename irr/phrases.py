@@ -71,8 +71,8 @@ class Phrases:
 
     `queries` are distinct without regard to case (the first form is kept) and ordered: the text,
     its clauses, then the phrases by place and length. `clauses[i]` is the number, from 0, of the
-    clause that query i first occurs in, -1 for the whole text. `reduced` says that the text had
-    more queries than fit.
+    clause that query i first occurs in, or -1 for the whole text where that is not one clause.
+    `reduced` says that the text had more queries than fit.
     """
 
     queries: tuple[str, ...] = ()
@@ -113,6 +113,8 @@ def phrases(text: str, *, max_words: int = MAX_WORDS, max_queries: int = MAX_QUE
     kept_windows = _spread(windows, room)
     reduced = (len(kept_clauses), len(kept_windows)) < (len(clauses), len(windows))
     found = _distinct([(whole, -1), *kept_clauses, *kept_windows])
+    if kept_clauses and kept_clauses[0][0].casefold() == whole.casefold():
+        found[0] = (whole, 0)
     queries, owners = zip(*found, strict=True)
     return Phrases(queries, owners, reduced or longest < max_words)
 

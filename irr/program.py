@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from irr.chunks import join_passages, split_text
-from irr.errors import LMError
+from irr.errors import IrrError, LMError
 from irr.labels import LabelSet
 from irr.phrases import phrases
 from irr.retrieve import Retriever
@@ -88,7 +88,7 @@ class InferRetrieveRank:
 
     def predict_many(
         self, documents: Iterable[Document], *, top_k: int = 10, trace: bool = False
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction]:
         """Tag documents, which are read as they are needed. One prediction a document, in order.
 
         A document whose LM gave no answer becomes a prediction with status "error". Not to be
@@ -101,11 +101,17 @@ class InferRetrieveRank:
 
         Raises:
             LMError: with `fatal`, when no request can succeed (wrong key, unknown model).
+            IrrError: whatever reading the documents raises, after the predictions of all
+                documents before it.
         """
+        failures: list[IrrError] = []
+        readable = _until_failure(documents, failures)
         if self.infer is None and self.rank is None:
-            yield from self._retrieve_blocks(documents, top_k, trace)
+            yield from self._retrieve_blocks(readable, top_k, trace)
         else:
-            yield from self._run_ahead(documents, top_k, trace)
+            yield from self._run_ahead(readable, top_k, trace)
+        if failures:
+            raise failures[0]
 
     async def apredict(
         self, document: Document, *, top_k: int = 10, trace: bool = False
@@ -249,6 +255,14 @@ class InferRetrieveRank:
             trace["ranking"] = [position + 1 for position in stages.order]
             trace["picked"] = len(stages.picked)
         return trace
+
+
+def _until_failure(documents: Iterable[Document], failures: list[IrrError]) -> Iterator[Document]:
+    """Pass documents on. A failure to read is kept for later: what was begun is finished first."""
+    try:
+        yield from documents
+    except IrrError as error:
+        failures.append(error)
 
 
 def _blank(document: Document) -> Prediction:

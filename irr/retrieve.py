@@ -70,9 +70,9 @@ class RetrieveSettings:
     """
 
     candidates: int = 100
-    temperature: float = 0.1
+    temperature: float = 0.11
     vague_weight: float = 0.45
-    clause_weight: float = 0.2
+    clause_weight: float = 0.15
     hub_weight: float = 0.3
     guess_weight: float = 1.0
     phrase_weight: float = 1.0

@@ -7,9 +7,12 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Self, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
 from irr.types import Document, Prediction, ScoredLabel
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["EmbeddingProgress", "ResultTable", "RunProgress", "print_table"]
 
@@ -70,11 +73,11 @@ class ResultTable:
             line = f"  {number:4} {row['score']:6.3f}  {row['label']}  <- {row['evidence']}"
             self._console.print(Text(line, style="dim"), no_wrap=True, overflow="ellipsis")
         if "ranking" in trace:
-            picked = trace["ranking"][: trace["picked"]]  # type: ignore[index, misc]  # a list
+            picked = trace["ranking"][: trace["picked"]]  # type: ignore[index]
             self._console.print(Text(f"  Rank picked: {picked}", style="dim"))
 
 
-def _label_table(labels: Sequence[ScoredLabel]) -> object:
+def _label_table(labels: Sequence[ScoredLabel]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -103,7 +103,7 @@ def test_parse_reads_by_stage() -> None:
     adapter = ListAdapter()
     assert adapter.parse(INFER, "- SQL") == {"guesses": ["SQL"]}
     assert adapter.parse(RANK, "3, 17") == {"ranking": [3, 17]}
-    with pytest.raises(AdapterParseError, match="breaks off|not the JSON"):
+    with pytest.raises(AdapterParseError, match="not the JSON"):
         adapter.parse(RANK, '{"ranking": [3, 1')
 
 

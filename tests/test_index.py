@@ -1,0 +1,288 @@
+"""`LabelIndex` against brute force and FAISS; hubs against a double loop; files on disk."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import irr.index as index_module
+from irr.errors import ConfigurationError, EncoderError, InputError, OutputError
+from irr.index import LabelIndex, label_hubs, mean_of_highest, open_index, top_k, unit_rows
+from irr.labels import LabelSet
+from irr.types import Label
+
+OWNERS = np.array([0, 0, 1, 2, 2, 2, 3], np.int32)
+ROWS = [[0, 1], [2], [3, 4, 5], [6]]
+
+
+def random(rows: int, dimensions: int = 8, seed: int = 0) -> NDArray[np.float64]:
+    """Vectors of very different lengths."""
+    draw = np.random.default_rng(seed)
+    return draw.standard_normal((rows, dimensions)) * draw.uniform(0.01, 100, (rows, 1))
+
+
+def cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    return float(a @ b / np.sqrt(a @ a) / np.sqrt(b @ b))
+
+
+def brute_scores(queries: NDArray[np.float64], rows: NDArray[np.float64]) -> list[list[float]]:
+    return [
+        [max(cosine(q, rows[r]) for r in np.flatnonzero(label == OWNERS)) for label in range(4)]
+        for q in queries
+    ]
+
+
+def test_scores_equal_brute_force_over_several_names() -> None:
+    rows, queries = random(7), random(5, seed=1)
+    scores = LabelIndex(rows, OWNERS).scores(queries)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, brute_scores(queries, rows), atol=1e-6)
+
+
+def test_search_equals_faiss_on_unnormalised_vectors() -> None:
+    faiss = pytest.importorskip("faiss")
+    rows, queries = random(500, 32), random(40, 32, seed=1)
+    flat = faiss.IndexFlatIP(32)
+    flat.add((rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
+    units = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    expected_scores, expected = flat.search(units.astype(np.float32), 20)
+    positions, scores = LabelIndex(rows).search(queries, 20)
+    np.testing.assert_array_equal(positions, expected)
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
+
+
+def test_search_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = LabelIndex(random(50))
+    whole = index.search(random(9, seed=2), 7)
+    monkeypatch.setattr(index_module, "BLOCK", 100)
+    for a, b in zip(index.search(random(9, seed=2), 7), whole, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_equal_labels_come_by_position() -> None:
+    # One-hot vectors: scores are exact, so ties are true ties.
+    index = LabelIndex(np.eye(4)[[2, 0, 1, 0, 0, 3]] * 7)
+    positions, scores = index.search(np.eye(4)[[0]], 5)
+    assert positions.tolist() == [[1, 3, 4, 0, 2]]
+    assert scores.tolist() == [[1, 1, 1, 0, 0]]
+    assert index.search(np.eye(4)[[0]], 2)[0].tolist() == [[1, 3]]
+    assert index.search(np.eye(4)[[0]], 99)[0].shape == (1, 6)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-2, 2), min_size=1, max_size=40), st.integers(1, 45))
+def test_top_k_equals_a_sort(scores: list[int], k: int) -> None:
+    expected = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:k]
+    assert top_k(np.array(scores, np.float32), k).tolist() == expected
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3), st.integers(1, 500), st.integers(1, 12), st.integers(0, 99))
+def test_mean_of_highest_equals_a_sort(rows: int, n: int, k: int, seed: int) -> None:
+    scores = np.random.default_rng(seed).integers(-9, 9, (rows, n)).astype(np.float32)
+    expected = np.sort(scores, axis=1)[:, ::-1][:, :k].mean(axis=1)
+    np.testing.assert_allclose(mean_of_highest(scores, k), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("neighbours", [1, 2, 3, 10])
+def test_hubs_equal_a_double_loop(neighbours: int) -> None:
+    rows = random(7)
+    expected = []
+    for label in range(4):
+        near = [
+            max(cosine(rows[i], rows[j]) for i in np.flatnonzero(label == OWNERS)
+                for j in np.flatnonzero(other == OWNERS))
+            for other in range(4) if other != label
+        ]  # fmt: skip
+        expected.append(np.mean(sorted(near, reverse=True)[:neighbours]))
+    hubs = label_hubs(unit_rows(rows), OWNERS, neighbours=neighbours)
+    np.testing.assert_allclose(hubs, expected, atol=1e-6)
+
+
+def test_hubs_of_many_labels() -> None:
+    units = unit_rows(random(700, 16))
+    cosines = units @ units.T
+    np.fill_diagonal(cosines, -9)
+    expected = np.sort(cosines, axis=1)[:, -10:].mean(axis=1)
+    np.testing.assert_allclose(LabelIndex(units).hubs, expected, atol=1e-6)
+    # A sample of half the labels, of whom half as many are averaged, is near it.
+    sampled = label_hubs(units, np.arange(700, dtype=np.int32), most=350)
+    assert np.abs(sampled - expected).mean() < 0.04
+
+
+def test_hub_of_one_and_of_two_labels() -> None:
+    assert LabelIndex(random(1)).hubs.tolist() == [0]
+    assert LabelIndex([[1.0, 0.0], [3.0, 4.0]]).hubs.tolist() == pytest.approx([0.6, 0.6])
+
+
+def test_unit_rows_of_extreme_lengths() -> None:
+    units = unit_rows(np.array([[3e30, 4e30], [3e-30, 4e-30], [0, 0]], np.float32))
+    np.testing.assert_allclose(units, [[0.6, 0.8], [0.6, 0.8], [0, 0]], atol=1e-6)
+    assert unit_rows([[3, 4]]).dtype == np.float32
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_vectors_that_are_not_finite(bad: float) -> None:
+    rows = random(7)
+    rows[3, 2] = bad
+    with pytest.raises(EncoderError, match="row 3 is not finite"):
+        LabelIndex(rows)
+    with pytest.raises(EncoderError, match="row 3 is not finite"):
+        LabelIndex(random(7)).scores(rows)
+
+
+@pytest.mark.parametrize("owners", [[0, 0, 2], [1, 1, 2], [0, 1, 0], [0, 1]])
+def test_owners_that_do_not_fit(owners: list[int]) -> None:
+    with pytest.raises(ConfigurationError, match="owners must be"):
+        LabelIndex(random(3), owners)
+
+
+def test_other_misfits() -> None:
+    with pytest.raises(EncoderError, match="7 dimensions, the index 8"):
+        LabelIndex(random(3)).scores(random(1, 7))
+    with pytest.raises(EncoderError, match="at least one vector"):
+        LabelIndex(np.zeros((0, 3)))
+    with pytest.raises(EncoderError, match="expected a matrix"):
+        LabelIndex([1.0, 2.0])
+    with pytest.raises(ConfigurationError, match="hubs must be 3"):
+        LabelIndex(random(3), hubs=[0.0])
+    with pytest.raises(ConfigurationError, match="k must be"):
+        LabelIndex(random(3)).search(random(1), 0)
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_saved_index_is_the_same(tmp_path: Path, mmap: bool) -> None:
+    index = LabelIndex(random(7), OWNERS, label_set="a", encoder="b")
+    index.save(tmp_path / "deep" / "index")
+    loaded = LabelIndex.load(tmp_path / "deep" / "index", mmap=mmap)
+    assert (loaded.label_set, loaded.encoder, len(loaded)) == ("a", "b", 4)
+    np.testing.assert_array_equal(loaded.hubs, index.hubs)
+    np.testing.assert_array_equal(loaded.scores(random(3)), index.scores(random(3)))
+
+
+def damage_header(**changes: object):  # type: ignore[no-untyped-def]
+    def damage(folder: Path) -> None:
+        header = json.loads((folder / "index.json").read_text())
+        (folder / "index.json").write_text(json.dumps(header | changes))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "index.json").unlink(), "cannot be read"),
+        (lambda f: (f / "index.json").write_text("{"), "not the header"),
+        (lambda f: (f / "index.json").write_text("[]"), "not the header"),
+        (damage_header(version=99), "version 99, not 1"),
+        (damage_header(rows="7"), "lacks 'rows'"),
+        (damage_header(dimensions=9), r"vectors.npy: holds float32 \(7, 8\)"),
+        (damage_header(labels=5), r"hubs.npy: holds float32 \(4,\)"),
+        (lambda f: (f / "hubs.npy").unlink(), "cannot be read"),
+        (lambda f: np.save(f / "hubs.npy", np.zeros(4, np.float32)), "changed since"),
+        (lambda f: (f / "vectors.npy").write_bytes(b"junk"), "changed since"),
+    ],
+)
+def test_damaged_folder(tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+    LabelIndex(random(7), OWNERS).save(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(InputError, match=message):
+        LabelIndex.load(tmp_path)
+
+
+def test_pickles_are_refused(tmp_path: Path) -> None:
+    LabelIndex(random(7), OWNERS).save(tmp_path)
+    np.save(tmp_path / "hubs.npy", np.array([{}] * 4), allow_pickle=True)
+    with pytest.raises(InputError, match=r"hubs\.npy: cannot be read"):
+        LabelIndex.load(tmp_path, verify=False)
+
+
+def test_save_to_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        LabelIndex(random(2)).save(tmp_path / "file")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("IRR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "indexes"
+
+
+LABELS = LabelSet([Label("1", "use SQL", ("query data",)), Label("2", "Java"), Label("3", "care")])
+
+
+class Counting:
+    """Counts what is encoded; rows depend on the text alone."""
+
+    name = "counting"
+    fingerprint = "f1"
+    dimensions = 8
+
+    def __init__(self) -> None:
+        self.encoded: list[str] = []
+
+    def encode(self, texts, *, progress=None):  # type: ignore[no-untyped-def]
+        self.encoded += texts
+        if progress:
+            progress(1)
+            progress(len(texts) - 1)
+        return np.stack([random(1, seed=len(text))[0] for text in texts])
+
+
+def test_open_index_builds_once(cache: Path) -> None:
+    encoder = Counting()
+    seen: list[tuple[int, int]] = []
+    first = open_index(LABELS, encoder, progress=lambda done, of: seen.append((done, of)))
+    assert encoder.encoded == ["use SQL", "query data", "Java", "care"]
+    assert seen == [(1, 4), (4, 4)]
+    assert first.owners.tolist() == [0, 0, 1, 2]
+    second = open_index(LABELS, encoder)
+    assert len(encoder.encoded) == 4
+    np.testing.assert_array_equal(second.vectors, first.vectors)
+    assert (second.label_set, second.encoder) == (LABELS.content_hash, "f1")
+    encoder.fingerprint = "f2"
+    open_index(LABELS, encoder)
+    open_index(LabelSet([Label("1", "use SQL")]), encoder)
+    assert len(encoder.encoded) == 9
+    assert len([entry for entry in cache.iterdir() if not entry.name.startswith(".")]) == 3
+    open_index(LABELS, encoder, cache=False)
+    assert len(encoder.encoded) == 13
+
+
+def test_damaged_cache_entry_is_replaced(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    open_index(LABELS, Counting())
+    (entry,) = cache.iterdir()
+    (entry / "hubs.npy").write_bytes(b"")
+    encoder = Counting()
+    open_index(LABELS, encoder)
+    assert "it is built again" in caplog.text
+    assert len(encoder.encoded) == 4
+    open_index(LABELS, encoder)
+    assert len(encoder.encoded) == 4
+
+
+def test_cache_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("IRR_CACHE", str(tmp_path / "file"))
+    assert len(open_index(LABELS, Counting())) == 3
+    assert "cannot write the cache" in caplog.text
+
+
+def test_loading_is_quick(tmp_path: Path) -> None:
+    LabelIndex(random(14_000, 384), hubs=np.zeros(14_000)).save(tmp_path)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        LabelIndex.load(tmp_path, verify=False)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.03

