@@ -17,7 +17,7 @@ install: .venv/installed
 	touch $@
 
 demo: install
-	$(BIN)/python eval/demo.py
+	$(BIN)/python -m irr.predict --labels icd10cm --input eval/demo/notes.jsonl --top-k 5 --format table
 
 test: install
 	$(BIN)/ruff check .

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from irr.errors import ConfigurationError, LabelSetError
+from irr.errors import LabelSetError
 from irr.files import TextFile, split_cell
 from irr.types import Label
 
-__all__ = ["ICD10CM", "LabelSet", "read_icd10cm"]
+__all__ = ["ICD10CM", "LabelSet"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,13 +80,15 @@ class LabelSet:
         - .jsonl: ``{"id": …, "name" or "label": …, "alternative_names": […], "description": …,
           "parents": […]}`` a line, of which only the name is required, or just a JSON string.
 
-        The exact name ``icd10cm`` gives `read_icd10cm`. Texts lose white space around them and
+        The exact name ``icd10cm`` gives `irr.icd10cm.read_icd10cm`. Texts lose white space around them and
         are otherwise kept as they are, without Unicode normalisation.
 
         Raises:
             LabelSetError: the file cannot be read as described; names the file and the line.
         """
         if str(path) == ICD10CM:
+            from irr.icd10cm import read_icd10cm  # It needs a package that not everybody has.
+
             return read_icd10cm()
         file = TextFile(path, LabelSetError)
         readers = {".txt": _read_names, ".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_json}
@@ -172,37 +174,6 @@ class LabelSet:
 
         near = difflib.get_close_matches(name, self.names, n=3)
         return f": did you mean {' or '.join(map(repr, near))}?" if near else ""
-
-
-def read_icd10cm() -> LabelSet:
-    """ICD-10-CM: the categories and subcategories of up to five characters, without the dot.
-
-    From the package ``simple_icd_10_cm``, which takes two seconds to load. The id is the code
-    with its dot, the name its description, the alternative names its inclusion terms.
-
-    Raises:
-        ConfigurationError: the package is not installed.
-    """
-    try:
-        import simple_icd_10_cm as icd
-    except ImportError as exc:
-        message = f'the label set {ICD10CM} needs a package: pip install "irr[offline]"'
-        raise ConfigurationError(message) from exc
-    # A block of one category bears the category's code, so the package lists that code twice.
-    codes = dict.fromkeys(
-        code
-        for code in icd.get_all_codes()
-        if icd.is_category_or_subcategory(code) and len(code.replace(".", "")) <= 5
-    )
-    labels = []
-    for code in codes:
-        name = icd.get_description(code)
-        terms = dict.fromkeys(term for term in icd.get_inclusion_term(code) if term != name)
-        parent = icd.get_parent(code)
-        if parent == code:  # Again a block of one category: what is broader is above the block.
-            parent = icd.get_parent(code, prioritize_blocks=True)
-        labels.append(Label(code, name, tuple(terms), parents=(parent,)))
-    return LabelSet(labels, path=ICD10CM)
 
 
 def _complaint(label: Label, earlier: str) -> str:

@@ -55,7 +55,10 @@ DECIMALS = 6
 
 @dataclass(frozen=True, slots=True)
 class RetrieveSettings:
-    """How queries are pooled. Defaults: see `irr.retrieve`; untuned for any label set.
+    """How queries are pooled, see `irr.retrieve`.
+
+    The defaults lie within a plateau of the ESCO validation sets and of notes made of ICD-10-CM
+    terms, with all-MiniLM-L6-v2; neighbouring values do as well.
 
     Args:
         candidates: how many labels come out, 1 or more.

@@ -7,16 +7,14 @@ import gzip
 import hashlib
 import json
 import string
-import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from irr.errors import ConfigurationError, LabelSetError
-from irr.labels import LabelSet, read_icd10cm
+from irr.errors import LabelSetError
+from irr.labels import LabelSet
 from irr.types import Label
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -300,41 +298,3 @@ def test_esco() -> None:
     assert labels.names[0] == "manage musical staff"
     assert labels.ids[-1] == "position guardrails and toeboards"
     assert labels.position_of("position guardrails and toeboards") == 13_895
-
-
-def test_icd10cm() -> None:
-    pytest.importorskip("simple_icd_10_cm", reason="simple-icd-10-cm is not installed")
-    labels = LabelSet.read("icd10cm")
-    assert labels[labels.position_of("A00.0")] == Label(
-        "A00.0",
-        "Cholera due to Vibrio cholerae 01, biovar cholerae",
-        ("Classical cholera",),
-        "",
-        ("A00",),
-    )
-    # B20 is a block and its only category: listed once, and broader is the chapter.
-    assert labels[labels.position_of("B20")].parents == ("1",)
-    assert max(len(id_.replace(".", "")) for id_ in labels.ids) == 5
-    for label in labels:
-        assert label.name not in label.alternative_names
-        assert label.id not in label.parents
-
-
-def test_icd10cm_counts() -> None:
-    try:
-        release = version("simple-icd-10-cm")
-    except PackageNotFoundError:
-        pytest.skip("simple-icd-10-cm is not installed")
-    if release != "1.5.0":
-        pytest.skip(f"the counts are those of simple-icd-10-cm 1.5.0, not of {release}")
-    labels = read_icd10cm()
-    # The package lists 26,631 codes, of which 39 twice: blocks named as their only category.
-    assert len(labels) == 26_592
-    assert sum(len(label.alternative_names) for label in labels) == 10_673
-    assert sum(not label.parents for label in labels) == 0
-
-
-def test_icd10cm_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "simple_icd_10_cm", None)
-    with pytest.raises(ConfigurationError, match=r'pip install "irr\[offline\]"'):
-        LabelSet.read("icd10cm")
