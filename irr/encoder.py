@@ -1,30 +1,26 @@
 """Texts become unit vectors: the encoder of a name, on the hardware that is there.
 
 In: a model's name and texts. Out: one unit row a text. On a GPU the model runs in
-sentence-transformers; on a CPU in onnxruntime (`onnx_encoder`), which starts in a fraction of
-a second and imports no torch. Both forms of a model give the same vectors and carry the same
-fingerprint, which names the model by content: vectors of two models are never mixed up.
+sentence-transformers (`torch_encoder`); on a CPU in onnxruntime (`onnx_encoder`), which starts in
+a fraction of a second and imports no torch. Both forms of a model give the same vectors and carry
+the same fingerprint, which names the model by content: vectors of two models are never mixed up.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import io
 import json
-import logging
 import os
 import platform
 import re
 import sys
-import threading
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,10 +28,15 @@ import numpy.typing as npt
 from irr.cache import file_digests
 from irr.errors import ConfigurationError, EncoderError
 
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
-__all__ = ["DEFAULT_ENCODER", "Encoder", "TorchEncoder", "load_encoder"]
+__all__ = [
+    "DEFAULT_ENCODER",
+    "Encoder",
+    "Progress",
+    "Vectors",
+    "encode_unique",
+    "first_line",
+    "load_encoder",
+]
 
 Vectors = npt.NDArray[np.float32]
 Progress = Callable[[int], None]
@@ -118,61 +119,14 @@ def load_encoder(
     if device == "auto":
         device = _accelerator() or "cpu"
     if device != "cpu":
+        from irr.torch_encoder import TorchEncoder
+
         return TorchEncoder(name, folder, fingerprint, device, batch_size, threads)
     from irr.onnx_encoder import load_onnx_encoder
 
     return load_onnx_encoder(
         name, folder, fingerprint, threads=threads or _usable_cpus(), batch_size=batch_size
     )
-
-
-class TorchEncoder:
-    """A model in sentence-transformers. `device` is one of torch's, or "torch" for its choice.
-
-    Raises:
-        EncoderError: on construction, where the folder holds no usable sentence encoder.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        folder: Path,
-        fingerprint: str,
-        device: str,
-        batch_size: int,
-        threads: int | None,
-    ) -> None:
-        self.name = name
-        self.fingerprint = fingerprint
-        self._batch_size = batch_size
-        # Its tokenizer sets truncation and padding at each call, which threads must not share.
-        self._lock = threading.Lock()
-        try:
-            self.model = _load_torch(folder, None if device == "torch" else device, threads)
-            self.dimensions = int(self._encode_batch([DEFAULT_ENCODER]).shape[1])
-        except Exception as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise EncoderError(
-                f"encoder '{name}': {folder} cannot be used as a sentence encoder: {reason}"
-            ) from error
-
-    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> Vectors:
-        """See `Encoder.encode`."""
-        return encode_unique(texts, self.dimensions, self._encode_slab, progress)
-
-    def _encode_slab(self, texts: list[str]) -> Iterator[tuple[npt.NDArray[np.intp], Vectors]]:
-        yield np.arange(len(texts)), self._encode_batch(texts)
-
-    def _encode_batch(self, texts: list[str]) -> Vectors:
-        with self._lock:
-            vectors = self.model.encode(
-                texts,
-                batch_size=self._batch_size,
-                show_progress_bar=False,
-                convert_to_numpy=True,
-                normalize_embeddings=True,
-            )
-        return np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)
 
 
 def encode_unique(
@@ -199,6 +153,11 @@ def encode_unique(
     return vectors if len(distinct) == len(texts) else vectors[inverse]
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def _locate(name: str) -> Path:
     for package, names in PACKAGED.items():
         # Not imported: finding a package costs nothing, its own imports might.
@@ -213,7 +172,7 @@ def _locate(name: str) -> Path:
 
 
 def _checked(name: str, folder: Path) -> Path:
-    """`folder`, where it looks like a sentence encoder; its weights are checked on loading."""
+    """Check that `folder` looks like a sentence encoder; its weights are checked on loading."""
     if not (folder / "modules.json").is_file():
         if not (folder / "config.json").is_file():
             raise EncoderError(f"encoder '{name}': {folder} holds no model: no config.json")
@@ -233,7 +192,7 @@ def _checked(name: str, folder: Path) -> Path:
 
 
 def _download(name: str, repository: str) -> Path:
-    """The folder of a hub model, from the hub's cache or the network."""
+    """Get the folder of a hub model, from the hub's cache or the network."""
     from huggingface_hub import snapshot_download
 
     # A network that swallows packets must not hold us up for long.
@@ -260,7 +219,7 @@ def _has_weights(folder: Path, *patterns: str) -> bool:
 
 
 def _fingerprint(folder: Path) -> str:
-    """The sha256 (hex) over the names and contents of the files that decide about vectors."""
+    """Hash (sha256, hex) the names and contents of the files that decide about vectors."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     names = [path.relative_to(folder).as_posix() for path in files]
     kept = [
@@ -278,7 +237,7 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _accelerator() -> str | None:
-    """ "cuda", "mps" or None. Torch is asked only where a trace of a GPU is found without it.
+    """Find "cuda", "mps" or None. Torch is asked only where a trace of a GPU is found without it.
 
     The traces are the driver's files on Linux (NVIDIA, ROCm, WSL), its library on Windows, and
     the processor on a Mac: a GPU that shows none of them must be asked for by name.
@@ -303,34 +262,3 @@ def _usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _load_torch(folder: Path, device: str | None, threads: int | None) -> SentenceTransformer:
-    with quiet_libraries():
-        import torch
-        from sentence_transformers import SentenceTransformer
-
-        if threads:
-            torch.set_num_threads(threads)
-        # Half-precision weights are widened: both forms of a model must give the same vectors.
-        return SentenceTransformer(str(folder), device=device).float().eval()
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Silence the warnings, log lines and progress bars of torch and transformers."""
-    loggers = [logging.getLogger(n) for n in ("torch", "transformers", "sentence_transformers")]
-    levels = [log.level for log in loggers]
-    with (
-        warnings.catch_warnings(),
-        redirect_stdout(io.StringIO()),
-        redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        for log in loggers:
-            log.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for log, level in zip(loggers, levels, strict=True):
-                log.setLevel(level)

@@ -1,7 +1,7 @@
 """`TextFile`: what label sets and documents share in reading files.
 
-In comes UTF-8 text, plain or gzip; out go numbered lines, JSON values or table rows, one at a
-time. Whatever cannot be read is an `InputError` that names the file and the line.
+In: UTF-8 text, plain or gzip. Out: numbered lines, JSON values or table rows, one at a time.
+Whatever cannot be read is an `InputError` that names the file and the line.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,12 +19,14 @@ from typing import BinaryIO
 
 from irr.errors import InputError
 
-__all__ = ["Row", "Table", "TextFile", "split_cell"]
+__all__ = ["HALF_CHARACTER", "Row", "Table", "TextFile", "split_cell"]
 
 Row = tuple[int, list[str]]
 """The 1-based line on which a table row begins, and its cells."""
 Table = tuple[list[str], Iterator[Row]]
 """The names of the columns, and the rows below them."""
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair: JSON and file names may smuggle it in, UTF-8 cannot hold it."""
 
 _BOM = b"\xef\xbb\xbf"
 _LONGEST_CELL = 2**31 - 1
@@ -72,11 +75,11 @@ class TextFile:
         return path.suffix.lower()
 
     def failure(self, message: str, line: int | None = None) -> InputError:
-        """The error to raise about this file."""
+        """Make the error to raise about this file."""
         return self._error(message, path=self.name, line=line)
 
     def pieces(self) -> Iterator[tuple[int, str]]:
-        """(1-based number, line with its line ending); only "\\n" ends a line."""
+        """Yield (1-based number, line with its line ending); only "\\n" ends a line."""
         offset = 0
         for number, raw in self._raw_lines():
             skipped = len(_BOM) if number == 1 and raw.startswith(_BOM) else 0
@@ -94,20 +97,20 @@ class TextFile:
             yield number, text
 
     def lines(self) -> Iterator[tuple[int, str]]:
-        """(1-based number, line without its "\\n" or "\\r\\n")."""
+        """Yield (1-based number, line without its "\\n" or "\\r\\n")."""
         for number, text in self.pieces():
             yield number, text.removesuffix("\n").removesuffix("\r")
 
     def json_values(
         self, lines: Iterable[tuple[int, str]] | None = None
     ) -> Iterator[tuple[int, object]]:
-        """(line, JSON value) for each line that is not blank."""
+        """Yield (line, JSON value) for each line that is not blank."""
         for number, text in self.pieces() if lines is None else lines:
             if text and not text.isspace():
                 yield number, self._parse(text, number)
 
     def table(self, delimiter: str) -> Table:
-        """The header and the rows of a csv file; each row has as many cells as the header.
+        """Return the header and the rows of a csv file; each row has as many cells as the header.
 
         A cell with delimiters, quotes or line breaks is quoted; a quote within is doubled. Blank
         lines are skipped.
@@ -119,7 +122,7 @@ class TextFile:
         return [cell.strip() for cell in header], self._even_rows(rows, len(header))
 
     def column(self, header: Sequence[str], names: Sequence[str]) -> int | None:
-        """The place in `header` of the first of `names` it has, in any case, else None."""
+        """Find the place in `header` of the first of `names` it has, in any case, else None."""
         folded = [cell.casefold() for cell in header]
         for name in (name.casefold() for name in names):
             if folded.count(name) > 1:
@@ -129,7 +132,7 @@ class TextFile:
         return None
 
     def missing_column(self, header: Sequence[str], names: Sequence[str]) -> InputError:
-        """The error that a table has none of the columns `names`."""
+        """Make the error that a table has none of the columns `names`."""
         found = ", ".join(repr(cell) for cell in header)
         message = f"has no column for the {names[0]}: name one {' or '.join(names)}; found: {found}"
         if len(header) == 1 and (other := next((c for c in ";\t," if c in header[0]), "")):
@@ -137,7 +140,7 @@ class TextFile:
         return self.failure(message, 1)
 
     def string(self, value: object, what: str, line: int) -> str:
-        """`value`, checked to be a string that can be written as UTF-8 and holds no NUL."""
+        """Check that `value` is a string that can be written as UTF-8 and holds no NUL."""
         if not isinstance(value, str):
             raise self.failure(f"{what} must be a string, not {self.kind(value)}", line)
         if "\0" in value:
@@ -154,7 +157,7 @@ class TextFile:
         return value
 
     def identifier(self, value: object, what: str, line: int) -> str:
-        """A string or whole number as a string that is not blank."""
+        """Make a string that is not blank of a string or whole number."""
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         if not isinstance(value, str):
@@ -164,7 +167,7 @@ class TextFile:
         return value
 
     def identifiers(self, value: object, what: str, line: int) -> tuple[str, ...]:
-        """A JSON list of `identifier`s, without white space around them; null is none."""
+        """Read a JSON list of `identifier`s, without white space around them; null is none."""
         if value is None:
             return ()
         if not isinstance(value, list):
@@ -173,7 +176,7 @@ class TextFile:
 
     @staticmethod
     def kind(value: object) -> str:
-        """What JSON calls a value."""
+        """Say what JSON calls a value."""
         return _JSON_KINDS.get(type(value), "a number")
 
     @property
@@ -258,7 +261,7 @@ class TextFile:
 
 
 def split_cell(cell: str, separators: str = "|") -> tuple[str, ...]:
-    """The parts of a cell between `separators`, stripped, without blank ones.
+    """Split a cell at `separators` into its parts, stripped, without blank ones.
 
     >>> split_cell("use SQL | query, data|")
     ('use SQL', 'query, data')

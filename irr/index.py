@@ -1,9 +1,9 @@
 """`LabelIndex`: the vectors of a label set, searched exactly by one matrix product.
 
-Comes in: the names of labels and an encoder, or vectors. Goes out: the cosine of each query with
-each label, and how much of a hub each label is. A label may have several names and so several
-rows; its score is that of its best row. Built once, an index is kept on disk as .npy files
-beside a JSON header, mapped into memory when it is loaded.
+In: a label set and an encoder, or vectors. Out: the cosine of each query with each label, and how
+much of a hub each label is. A label may have several names and so several rows; its score is that
+of its best row. Built once, an index is kept on disk as .npy files beside a JSON header, and is
+mapped into memory when it is loaded.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,28 +20,32 @@ import numpy.typing as npt
 
 from irr.cache import atomic_directory, cache_root, discard, file_digests, warn_unwritable
 from irr.errors import ConfigurationError, EncoderError, InputError, OutputError
+from irr.vectors import (
+    BLOCK,
+    MOST_COMPARED,
+    NEIGHBOURS,
+    Floats,
+    Integers,
+    first_rows,
+    label_hubs,
+    pool_rows,
+    top_k,
+    unit_rows,
+)
 
 if TYPE_CHECKING:
     from irr.encoder import Encoder
     from irr.labels import LabelSet
 
-__all__ = ["LabelIndex", "label_hubs", "mean_of_highest", "open_index", "top_k", "unit_rows"]
+__all__ = ["LabelIndex", "open_index"]
 
 logger = logging.getLogger(__name__)
 
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int32]
 Progress = Callable[[int, int], None]
 
 VERSION = 1
 HEADER = "index.json"
 ARRAYS = ("vectors", "owners", "hubs")
-NEIGHBOURS = 10
-# Above this many labels hubs are estimated: comparing all pairs would take hours.
-MOST_COMPARED = 100_000
-# Floats in one block of scores: 64 MB.
-BLOCK = 1 << 24
-FOLDS = 32
 
 
 class LabelIndex:
@@ -80,7 +82,7 @@ class LabelIndex:
         if not rows:
             raise EncoderError("an index needs at least one vector")
         self.owners = np.asarray(np.arange(rows) if owners is None else owners, dtype=np.int32)
-        self._starts = _starts(self.owners, rows)
+        self._starts = first_rows(self.owners, rows)
         self.label_set = label_set
         self.encoder = encoder
         if hubs is None:
@@ -93,7 +95,7 @@ class LabelIndex:
     def build(
         cls, labels: LabelSet, encoder: Encoder, *, progress: Progress | None = None
     ) -> LabelIndex:
-        """Encodes the name, then the alternative names of each label.
+        """Encode the name, then the alternative names of each label.
 
         `progress` is called with (names encoded so far, names in all).
         """
@@ -121,13 +123,13 @@ class LabelIndex:
         return int(self.vectors.shape[1])
 
     def scores(self, queries: npt.ArrayLike) -> Floats:
-        """The cosine of each query with the nearest row of each label.
+        """Compare each query with the nearest row of each label.
 
         Args:
             queries: (q, d) finite floats of any length.
 
         Returns:
-            (q, labels) float32 in [-1, 1] but for rounding.
+            (q, labels) float32 cosines, in [-1, 1] but for rounding.
 
         Raises:
             EncoderError: queries are not finite or of other dimensions.
@@ -137,10 +139,10 @@ class LabelIndex:
             message = f"queries have {units.shape[1]} dimensions, the index {self.dimensions}"
             raise EncoderError(f"{message}: use the encoder that the index was built with")
         scores: Floats = units @ self.vectors.T
-        return _pool(scores, self._starts, axis=1)
+        return pool_rows(scores, self._starts, axis=1)
 
     def search(self, queries: npt.ArrayLike, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
-        """The k best labels of each query, best first, of equal scores the lower position first.
+        """Find the k best labels of each query, best first, of equals the lower position first.
 
         Returns:
             (q, min(k, labels)) positions int64 and scores float32.
@@ -157,7 +159,7 @@ class LabelIndex:
         return positions, best
 
     def save(self, folder: str | Path) -> None:
-        """Writes the index into `folder`, its header last.
+        """Write the index into `folder`, its header last.
 
         Raises:
             OutputError: the files cannot be written.
@@ -177,7 +179,7 @@ class LabelIndex:
 
     @classmethod
     def load(cls, folder: str | Path, *, mmap: bool = True, verify: bool = True) -> LabelIndex:
-        """Reads what `save` wrote.
+        """Read what `save` wrote.
 
         Args:
             mmap: map the vectors into memory, read-only, instead of reading them.
@@ -197,7 +199,7 @@ class LabelIndex:
         index.vectors = _read_array(folder / "vectors.npy", np.float32, shape, mmap)
         index.owners = _read_array(folder / "owners.npy", np.int32, (rows,), False)
         index.hubs = _read_array(folder / "hubs.npy", np.float32, (labels,), False)
-        index._starts = _starts(index.owners, rows)
+        index._starts = first_rows(index.owners, rows)
         if len(index) != labels:
             raise InputError(f"holds {len(index)} labels, not {labels}: build again", path=folder)
         return index
@@ -210,7 +212,7 @@ def open_index(
     cache: bool = True,
     progress: Progress | None = None,
 ) -> LabelIndex:
-    """The index of a label set, from the user's cache where it is there, else built and kept.
+    """Open the index of a label set: from the user's cache where it is there, else built and kept.
 
     The place in the cache names the content of the labels and of the encoder: a change of
     either gives another index. A damaged entry is replaced, with a warning.
@@ -235,133 +237,6 @@ def open_index(
     except OSError as exc:
         warn_unwritable(exc)
     return index
-
-
-def unit_rows(vectors: npt.ArrayLike) -> Floats:
-    """(n, d) float32 rows of length 1, zero rows left as they are.
-
-    Raises:
-        EncoderError: not a matrix of finite numbers.
-    """
-    matrix = np.asarray(vectors)
-    if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
-        raise EncoderError(f"expected a matrix of numbers, got {matrix.dtype} {matrix.shape}")
-    # In float64 neither the square of 1e30 nor that of 1e-30 is lost.
-    lengths = np.sqrt(np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64))
-    if not np.isfinite(lengths).all():
-        row = int(np.flatnonzero(~np.isfinite(lengths))[0])
-        raise EncoderError(f"the vector of row {row} is not finite")
-    lengths[lengths == 0] = 1
-    units: Floats = (matrix / lengths[:, None]).astype(np.float32)
-    return units
-
-
-def top_k(scores: npt.NDArray[Any], k: int) -> npt.NDArray[np.int64]:
-    """Positions of the k highest of (n,) scores, best first, of equals the lower position first.
-
-    >>> top_k(np.array([0.1, 0.9, 0.5, 0.9, 0.5]), 3).tolist()
-    [1, 3, 2]
-    """
-    n = len(scores)
-    if not 0 < k < n:
-        if k < 1:
-            raise ConfigurationError(f"k must be 1 or more, not {k}")
-        return np.argsort(-scores, kind="stable")
-    limit = np.partition(scores, n - k)[n - k]
-    above = np.flatnonzero(scores > limit)
-    level = np.flatnonzero(scores == limit)[: k - len(above)]
-    chosen = np.sort(np.concatenate([above, level]))
-    return chosen[np.argsort(-scores[chosen], kind="stable")]
-
-
-def mean_of_highest(scores: Floats, k: int) -> Floats:
-    """The mean of the k highest scores of each row, of all where there are fewer.
-
-    >>> print(mean_of_highest(np.array([[0.5, 0.1, 0.4], [0.3, 0.3, 0.3]], np.float32), 2))
-    [0.45 0.3 ]
-
-    Args:
-        scores: (q, n) with n at least 1.
-
-    Returns:
-        (q,) float32.
-    """
-    rows, n = scores.shape
-    width = n // FOLDS
-    if width > k:
-        # The k highest lie in the k columns of the folded rows whose maxima are highest: that
-        # leaves a fraction to be partitioned, and is several times quicker.
-        folded = scores[:, : width * FOLDS].reshape(rows, FOLDS, width)
-        columns = np.argpartition(folded.max(axis=1), width - k, axis=1)[:, None, width - k :]
-        chosen = np.take_along_axis(folded, columns, axis=2).reshape(rows, -1)
-        scores = np.concatenate([chosen, scores[:, width * FOLDS :]], axis=1)
-    k = min(k, n)
-    mean: Floats = np.partition(scores, scores.shape[1] - k, axis=1)[:, -k:].mean(axis=1)
-    return mean
-
-
-def label_hubs(
-    vectors: Floats, owners: Integers, *, neighbours: int = NEIGHBOURS, most: int = MOST_COMPARED
-) -> Floats:
-    """How much of a hub each label is: its mean cosine with its nearest other labels.
-
-    A label in a crowd is near to many queries; taking off a part of this mean gives labels in
-    the open their turn (cf. cross-domain similarity local scaling, Conneau et al. 2018, arXiv
-    1710.04087).
-
-    Args:
-        vectors: (rows, d) float32 unit rows. The cosine of two labels is that of their nearest
-            rows.
-        owners: (rows,) int32, not decreasing.
-        neighbours: how many labels are averaged, all others where there are fewer.
-        most: with more labels than this, the neighbours are sought in a fixed sample of `most`
-            labels, and proportionally fewer of them, at least one, are averaged.
-
-    Returns:
-        (labels,) float32; zero for a label alone.
-    """
-    starts = _starts(owners, len(vectors))
-    labels = len(starts)
-    others = np.arange(labels)
-    if labels > most:
-        others = np.sort(np.random.default_rng(0).choice(labels, most, replace=False))
-    k = min(max(1, round(neighbours * len(others) / labels)), len(others) - 1)
-    hubs = np.zeros(labels, np.float32)
-    if k < 1:
-        return hubs
-    ends = np.append(starts, len(vectors))
-    rows = vectors if len(others) == labels else vectors[np.isin(owners, others)]
-    columns = np.concatenate([[0], np.cumsum(np.diff(ends)[others])[:-1]])
-
-    def fill(first: int) -> None:
-        last = min(first + step, labels)
-        block = vectors[ends[first] : ends[last]] @ rows.T
-        block = _pool(_pool(block, columns, axis=1), starts[first:last] - ends[first], axis=0)
-        own = np.searchsorted(others, np.arange(first, last))
-        among = np.isin(np.arange(first, last), others)
-        block[np.flatnonzero(among), own[among]] = -np.inf
-        hubs[first:last] = mean_of_highest(block, k)
-
-    step = max(1, min(256, BLOCK // len(rows)))
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        list(pool.map(fill, range(0, labels, step)))
-    return hubs
-
-
-def _pool(scores: Floats, starts: npt.NDArray[Any], axis: int) -> Floats:
-    """The maximum over each label's rows; the scores themselves where each label has one."""
-    if len(starts) == scores.shape[axis]:
-        return scores
-    pooled: Floats = np.maximum.reduceat(scores, starts, axis=axis)
-    return pooled
-
-
-def _starts(owners: Integers, rows: int) -> npt.NDArray[np.int64]:
-    """The first row of each label."""
-    if owners.shape != (rows,) or owners[0] != 0 or not np.isin(np.diff(owners), (0, 1)).all():
-        message = "owners must be one position a row, from 0 without a gap, not decreasing"
-        raise ConfigurationError(message)
-    return np.flatnonzero(np.diff(owners, prepend=-1))
 
 
 def _digests(folder: Path) -> dict[str, str]:

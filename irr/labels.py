@@ -1,8 +1,8 @@
 """`LabelSet`: the labels to choose from, in order; read from a file or a package.
 
-What comes in is a file (formats: `LabelSet.read`); what goes out is a position for each id or
-name, a label for each position, and a hash of the content, by which vectors and programs know
-the label set they were made for. Positions are used inside, ids and names at the edges.
+In: a file (formats: `LabelSet.read`) or labels. Out: a position for each id or name, a label for
+each position, and a hash of the content, by which vectors and programs know the label set they
+were made for. Positions are used inside, ids and names at the edges.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class LabelSet:
 
     @classmethod
     def read(cls, path: str | Path) -> LabelSet:
-        """Reads a label file, UTF-8, by the ending of its name (each also with .gz).
+        """Read a label file, UTF-8, by the ending of its name (each also with .gz).
 
         - .txt: a name a line, which is also the id. Blank lines are allowed at the end only.
         - .csv, .tsv: a header, then a label a row. Columns, in any case and order: id (or uri,
@@ -80,8 +80,8 @@ class LabelSet:
         - .jsonl: ``{"id": …, "name" or "label": …, "alternative_names": […], "description": …,
           "parents": […]}`` a line, of which only the name is required, or just a JSON string.
 
-        The exact name ``icd10cm`` gives `irr.icd10cm.read_icd10cm`. Texts lose white space around them and
-        are otherwise kept as they are, without Unicode normalisation.
+        The exact name ``icd10cm`` gives `irr.icd10cm.read_icd10cm`. Texts lose white space around
+        them and are otherwise kept as they are, without Unicode normalisation.
 
         Raises:
             LabelSetError: the file cannot be read as described; names the file and the line.
@@ -134,7 +134,7 @@ class LabelSet:
         return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()
 
     def find(self, id_or_name: str) -> int | None:
-        """The position of the label with this id, else this name; None where there is none.
+        """Find the position of the label with this id, else this name; None where there is none.
 
         Raises:
             LabelSetError: no label has this id, and several have this name.
@@ -151,7 +151,7 @@ class LabelSet:
         return position
 
     def position_of(self, id_or_name: str) -> int:
-        """As `find`, but an unknown label is a LabelSetError that names the nearest ones."""
+        """Do as `find`, but an unknown label is a LabelSetError that names the nearest ones."""
         position = self.find(id_or_name)
         if position is None:
             raise LabelSetError(
@@ -242,18 +242,14 @@ def _label_of_object(file: TextFile, value: dict[str, object], line: int) -> Lab
         raise file.failure(f'no "name" (or "label"): add it; found: {found}', line)
     name = file.string(value[key], f'"{key}"', line).strip()
     id_ = value.get("id")
+    if id_ is not None:
+        id_ = file.identifier(id_, '"id"', line).strip()
+    others = file.identifiers(value.get("alternative_names"), '"alternative_names"', line)
     description = value.get("description")
-    return Label(
-        id=name if id_ is None else file.identifier(id_, '"id"', line).strip(),
-        name=name,
-        alternative_names=file.identifiers(
-            value.get("alternative_names"), '"alternative_names"', line
-        ),
-        description=""
-        if description is None
-        else file.string(description, '"description"', line).strip(),
-        parents=file.identifiers(value.get("parents"), '"parents"', line),
-    )
+    if description is not None:
+        description = file.string(description, '"description"', line).strip()
+    parents = file.identifiers(value.get("parents"), '"parents"', line)
+    return Label(name if id_ is None else id_, name, others, description or "", parents)
 
 
 def _mention_unused(file: TextFile, names: set[str]) -> None:

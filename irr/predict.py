@@ -75,8 +75,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _predict(arguments: argparse.Namespace) -> int:
     from irr.cli import program_from
-    from irr.documents import PredictionWriter, documents_from_texts, read_documents
+    from irr.documents import documents_from_texts, read_documents
     from irr.show import ResultTable, RunProgress
+    from irr.writer import PredictionWriter
 
     documents = (
         documents_from_texts(arguments.texts)

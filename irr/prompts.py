@@ -2,7 +2,7 @@
 
 In: the name of a shipped file (``generic``, ``esco``, ``biodex``) or a path to one of the user's.
 Out: `Prompts`, plain text by stage and field. The signatures that DSPy works with are made from
-it in `irr.signatures`, so reading prompts needs no DSPy.
+it in `irr.adapter`, so reading prompts needs no DSPy.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Retrieve: a text's phrases and an LM's guesses → the labels most like them, best first.
 
-Comes in: queries. Goes out: one score a label, of which the best become candidates. The score of
-label l, with c(q, l) the cosine of query and label, and H(·) the mean of a query's or a label's
-ten highest cosines with (other) labels, taken relative to the mean over all labels:
+In: queries. Out: candidates, the labels with the best scores. The score of label l, with c(q, l)
+the cosine of query and label, and H(·) the mean of a query's or a label's ten highest cosines with
+(other) labels, taken relative to the mean over all labels:
 
 1. Vague queries count less:     c'(q, l) = c(q, l) − vague_weight · H(q)
 2. Phrases are pooled softly:    P(l) = τ · log mean_q exp(c'(q, l) / τ)
@@ -28,9 +28,10 @@ import numpy as np
 import numpy.typing as npt
 
 from irr.errors import ConfigurationError
-from irr.index import NEIGHBOURS, LabelIndex, mean_of_highest, top_k
+from irr.index import LabelIndex
 from irr.phrases import Phrases
 from irr.types import Candidate
+from irr.vectors import NEIGHBOURS, Floats, mean_of_highest, top_k
 
 if TYPE_CHECKING:
     from irr.encoder import Encoder
@@ -43,14 +44,14 @@ __all__ = [
     "log_mean_exp_pool",
 ]
 
-Floats = npt.NDArray[np.float32]
-
 # Vectors of queries kept for texts to come: 30 MB at 384 dimensions.
 REMEMBERED = 20_000
 # A label is credited to a whole text only if no part of it comes as near as this.
 WHOLE_TEXT_HANDICAP = 0.05
 # Of scores that differ by less than this only the order of summation could tell the order.
 DECIMALS = 6
+# In place of a clause's number.
+_WHOLE, _GUESS = -1, -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +131,13 @@ class Retriever:
             or not (np.isfinite(self.priors) & (self.priors >= 0)).all()
         ):
             raise ConfigurationError(f"priors must be {len(index)} numbers from 0, one a label")
-        self._usual = float(index.hubs.mean())
-        self._hub_terms = self.settings.hub_weight * (index.hubs - self._usual)
-        self._known: OrderedDict[str, Floats] = OrderedDict()
+        self._mean_hub = float(index.hubs.mean())
+        self._hub_terms = self.settings.hub_weight * (index.hubs - self._mean_hub)
+        self._remembered: OrderedDict[str, Floats] = OrderedDict()
         self._lock = threading.Lock()
 
     def retrieve(self, phrases: Phrases | None, guesses: Sequence[str] = ()) -> list[Candidate]:
-        """The candidates of one text, best first, of equal scores the lower position first.
+        """Find the candidates of one text, best first, of equal scores the lower position first.
 
         Args:
             phrases: the text's own queries, or None.
@@ -151,7 +152,7 @@ class Retriever:
     def retrieve_many(
         self, documents: Sequence[tuple[Phrases | None, Sequence[str]]]
     ) -> list[list[Candidate]]:
-        """`retrieve` for each (phrases, guesses); all their queries are encoded together."""
+        """Do `retrieve` for each (phrases, guesses), with all their queries encoded together."""
         queries = [_queries(phrases, guesses) for phrases, guesses in documents]
         vectors = self._encode(dict.fromkeys(text for texts, _ in queries for text in texts))
         return [self._candidates(texts, clauses, vectors) for texts, clauses in queries]
@@ -172,18 +173,17 @@ class Retriever:
         ]
 
     def _scores(self, cosines: Floats, clauses: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Steps 1 to 5 and the prior: (labels,), rounded."""
+        """Take steps 1 to 5 and apply the prior: (labels,), rounded."""
         settings = self.settings
-        shift = settings.vague_weight * (mean_of_highest(cosines, NEIGHBOURS) - self._usual)
+        shift = settings.vague_weight * (mean_of_highest(cosines, NEIGHBOURS) - self._mean_hub)
         clear = cosines - shift[:, None]
         guesses = int(np.count_nonzero(clauses == _GUESS))
         parts: list[tuple[float, Floats]] = []
         if guesses:
             parts.append((settings.guess_weight, clear[:guesses].max(axis=0)))
         if guesses < len(clear):
-            parts.append(
-                (settings.phrase_weight, self._phrases(clear[guesses:], clauses[guesses:]))
-            )
+            pooled_phrases = self._pool_phrases(clear[guesses:], clauses[guesses:])
+            parts.append((settings.phrase_weight, pooled_phrases))
         # With one part only its weight, which may be 0, has nothing to weigh.
         total = sum(weight for weight, _ in parts) if len(parts) > 1 else 0
         pooled = sum(weight / total * part for weight, part in parts) if total else parts[0][1]
@@ -192,18 +192,20 @@ class Retriever:
             scores = apply_prior(scores, self.priors, settings.prior_strength)
         return np.round(scores, DECIMALS)
 
-    def _phrases(self, clear: Floats, clauses: npt.NDArray[np.int64]) -> Floats:
+    def _pool_phrases(self, clear: Floats, clauses: npt.NDArray[np.int64]) -> Floats:
+        """Take steps 2 and 3: (labels,)."""
         pooled = log_mean_exp_pool(clear, self.settings.temperature)
         if self.settings.clause_weight and clauses.max() >= 0:
-            best = [clear[clauses == clause].max(axis=0) for clause in _distinct(clauses)]
+            numbers = np.unique(clauses[clauses >= 0])
+            best = [clear[clauses == clause].max(axis=0) for clause in numbers]
             margin = clause_margin(np.stack(best) - self._hub_terms)
             pooled += np.float32(self.settings.clause_weight) * margin
         return pooled
 
     def _encode(self, texts: dict[str, None]) -> dict[str, Floats]:
-        """The unit vector of each text; those embedded lately are remembered."""
+        """Return the unit vector of each text; those embedded lately are remembered."""
         with self._lock:
-            found = {text: self._known[text] for text in texts if text in self._known}
+            found = {text: self._remembered[text] for text in texts if text in self._remembered}
         missing = [text for text in texts if text not in found]
         if missing:
             vectors = self.encoder.encode(missing)
@@ -211,31 +213,24 @@ class Retriever:
             found.update((text, row.copy()) for text, row in zip(missing, vectors, strict=True))
         with self._lock:
             for text in texts:
-                self._known[text] = found[text]
-                self._known.move_to_end(text)
-            while len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
+                self._remembered[text] = found[text]
+                self._remembered.move_to_end(text)
+            while len(self._remembered) > REMEMBERED:
+                self._remembered.popitem(last=False)
         return found
-
-
-_WHOLE, _GUESS = -1, -2  # In place of a clause's number.
 
 
 def _queries(
     phrases: Phrases | None, guesses: Sequence[str]
 ) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Guesses, then phrases, and the clause of each."""
+    """List guesses, then phrases, and the clause of each."""
     clean = list(dict.fromkeys(text for guess in guesses if (text := guess.strip())))
     own = phrases or Phrases()
     return [*clean, *own.queries], np.array([_GUESS] * len(clean) + list(own.clauses), np.int64)
 
 
-def _distinct(clauses: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.unique(clauses[clauses >= 0])
-
-
 def log_mean_exp_pool(scores: Floats, temperature: float) -> Floats:
-    """The soft maximum τ · log mean exp(s / τ) over queries, computed from the maximum down.
+    """Pool by the soft maximum τ · log mean exp(s / τ) over queries, from the maximum down.
 
     Between the mean (τ → ∞) and the maximum (τ → 0); two queries near a label beat one.
 
@@ -260,7 +255,7 @@ def log_mean_exp_pool(scores: Floats, temperature: float) -> Floats:
 
 
 def clause_margin(scores: Floats) -> Floats:
-    """How far each label is below the best label of the clause in which it does best.
+    """Measure how far each label is below the best label of the clause in which it does best.
 
     Args:
         scores: (clauses, labels), clauses at least 1.
@@ -278,7 +273,7 @@ def clause_margin(scores: Floats) -> Floats:
 def apply_prior(
     scores: npt.NDArray[np.float64], priors: Floats, strength: float
 ) -> npt.NDArray[np.float64]:
-    """score · log(A · p + e), the update of D'Oosterlinck et al. 2024 (arXiv 2401.12178).
+    """Scale to score · log(A · p + e), the update of D'Oosterlinck et al. 2024 (arXiv 2401.12178).
 
     A label without a prior keeps its score, as all do at A = 0. A score below 0 is divided
     instead of multiplied: a prior never lowers a label.

@@ -21,7 +21,7 @@ _TITLE_CHARS = 300
 
 
 class ResultTable:
-    """Writes predictions as tables. Takes the place of a `PredictionWriter` at a terminal."""
+    """Predictions as tables. Takes the place of a `PredictionWriter` at a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console

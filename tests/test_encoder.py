@@ -6,20 +6,23 @@ import json
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import numpy as np
 import pytest
 
-from irr import cache, encoder, onnx_encoder
-from irr.encoder import TorchEncoder, load_encoder
+from irr import cache, encoder, onnx_encoder, onnx_export, torch_encoder
+from irr.encoder import load_encoder
 from irr.errors import ConfigurationError, EncoderError
 from irr.onnx_encoder import OnnxEncoder
+from irr.torch_encoder import TorchEncoder
 
 PHRASES = ["use databases", "Python", "manage musical staff", "care for the elderly", "C++, C#"]
 TEXTS = [
@@ -245,7 +248,8 @@ def test_the_warm_path_imports_no_torch_and_is_quick(warm: Path) -> None:
     program = (
         "import sys, time; from irr.encoder import load_encoder\n"
         "vectors = load_encoder(device='cpu').encode([f'phrase {i}' for i in range(30)])\n"
-        "heavy = {'torch', 'transformers', 'sentence_transformers', 'onnx', 'huggingface_hub'}\n"
+        "heavy = {'torch', 'transformers', 'sentence_transformers', 'onnx', 'huggingface_hub',\n"
+        "         'irr.onnx_export', 'irr.torch_encoder'}\n"
         "print(vectors.shape, sorted(heavy & set(sys.modules)), time.process_time())"
     )
     time.sleep(2.1)  # what changed this very moment is hashed anew each time
@@ -277,7 +281,7 @@ def test_an_export_is_used_again(
     first = load_encoder(str(tiny), device="cpu")
     (entry,) = entries(tmp_path)
     assert entry.name.startswith(first.fingerprint[:32])
-    monkeypatch.setattr(onnx_encoder, "TorchEncoder", None)  # to export again would fail
+    monkeypatch.setattr(torch_encoder, "TorchEncoder", None)  # to export again would fail
     again = load_encoder(str(tiny), device="cpu")
     assert (again.encode(TEXTS) == first.encode(TEXTS)).all()
 
@@ -352,14 +356,14 @@ def test_an_unwritable_cache_costs_a_warning_only(
 def test_vectors_that_differ_from_torchs_fall_back_to_torch(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    export = onnx_encoder._export
+    export = onnx_export._export
 
     def without_prompt(reference: TorchEncoder, folder: Path, **_: object) -> None:
         export(reference, folder, dynamo=False)
         settings = json.loads((folder / "encoder.json").read_bytes())
         (folder / "encoder.json").write_text(json.dumps(settings | {"prompt": ""}))
 
-    monkeypatch.setattr(onnx_encoder, "_export", without_prompt)
+    monkeypatch.setattr(onnx_export, "_export", without_prompt)
     with caplog.at_level(logging.WARNING):
         loaded = load_encoder(str(tiny), device="cpu")
     assert isinstance(loaded, TorchEncoder)
@@ -371,14 +375,14 @@ def test_vectors_that_differ_from_torchs_fall_back_to_torch(
 def test_a_failing_exporter_is_followed_by_the_other(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    export = onnx_encoder._export_graph
+    export = onnx_export._export_graph
 
     def newer_only(*args: object, dynamo: bool) -> None:
         if not dynamo:
             raise RuntimeError("gone")
         export(*args, dynamo=dynamo)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(onnx_encoder, "_export_graph", newer_only)
+    monkeypatch.setattr(onnx_export, "_export_graph", newer_only)
     loaded = load_encoder(str(tiny), device="cpu")
     assert isinstance(loaded, OnnxEncoder)
     assert np.abs(loaded.encode(TEXTS) - truth(tiny, TEXTS)).max() <= 1e-5
@@ -432,6 +436,18 @@ def test_a_missing_folder_is_named(name: str) -> None:
         load_encoder(name)
 
 
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No name can be looked up, and nothing was downloaded before."""
+
+    def unknown(*_: object, **__: object) -> NoReturn:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.mark.usefixtures("no_network")
 def test_an_unknown_hub_name_without_network_fails_soon() -> None:
     start = time.monotonic()
     for name in ("all-mpnet-base-v2", "nobody/nothing"):
@@ -442,6 +458,7 @@ def test_an_unknown_hub_name_without_network_fails_soon() -> None:
     assert time.monotonic() - start < 30
 
 
+@pytest.mark.usefixtures("no_network")
 def test_the_default_without_its_package_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,0 +1,215 @@
+"""Predictions → JSON lines, durably: finished rows outlive an error, an interrupt, a full disk.
+
+In: predictions, one at a time. Out: a line for each, in a file or on standard output. The line's
+keys: `prediction_to_json`; what becomes of a run that ends early: `LineWriter`.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import itertools
+import json
+import logging
+import os
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self, TextIO
+
+from irr.errors import OutputError
+from irr.files import HALF_CHARACTER
+from irr.types import Prediction, ScoredLabel
+
+__all__ = ["LineWriter", "PredictionWriter", "prediction_to_json"]
+
+logger = logging.getLogger(__name__)
+
+# JSON allows these in strings, but some line splitters (Python's, editors') break lines at them.
+_LINE_BREAKS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+
+class LineWriter:
+    """Lines of UTF-8 on their way to a file, or for "-" to standard output, each at once.
+
+    A context manager. A file is written as ``<path>.partial`` and takes its name when all went
+    well; after an error or interrupt its finished lines stay there, and a warning says so. What
+    an earlier run left there is renamed first. A name ending in .gz is packed. Devices and pipes
+    are written directly.
+
+    Raises:
+        OutputError: when the target cannot be opened or written; its cause is the OSError,
+            a BrokenPipeError where the reader of a pipe has gone.
+    """
+
+    _text: TextIO
+    _final: Path
+
+    def __init__(self, target: str | Path) -> None:
+        self.name = "<stdout>" if str(target) == "-" else str(target)
+        self.rows = 0
+        self.partial: Path | None = None
+        self._target = target
+        self._packed = self.name.lower().endswith(".gz")
+        self._raw: BinaryIO | None = None
+        self._whole = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self._text = self._stdout() if str(self._target) == "-" else self._open_file()
+        except OSError as exc:
+            raise self._failure(exc) from exc
+        return self
+
+    def write_line(self, line: str) -> None:
+        """Write `line`, which must hold no line break, and a line break."""
+        try:
+            self._text.write(line + "\n")
+            if not self._packed:  # Each flush would start a new block and undo the packing.
+                self._text.flush()
+                self._whole = self._raw.tell() if self.partial and self._raw else 0
+        except OSError as exc:
+            raise self._failure(exc) from exc
+        self.rows += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._raw is None:
+            return
+        closed = False
+        try:
+            self._close(self._raw)
+            closed = True
+            if kind is None and self.partial:
+                self.partial.replace(self._final)
+                return
+        except OSError as failed:
+            if kind is None:
+                self._keep_partial(closed)
+                raise self._failure(failed) from failed
+        self._keep_partial(closed)
+
+    @staticmethod
+    def _stdout() -> TextIO:
+        # Output is UTF-8 with "\n" whatever the locale; a StringIO put in its place needs nothing.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", newline="\n")
+        return sys.stdout
+
+    def _open_file(self) -> TextIO:
+        path = Path(self._target)
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raw = path.open("wb")
+        else:
+            # Through a link, so that its target is replaced and not the link.
+            self._final = Path(os.path.realpath(path))
+            if self._final.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder; give a file")
+            partial = self._final.with_name(self._final.name + ".partial")
+            _set_aside(partial)
+            raw = partial.open("xb")
+            self.partial = partial
+        self._raw = raw
+        stream = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if self._packed else raw
+        return io.TextIOWrapper(stream, encoding="utf-8", newline="\n")
+
+    def _close(self, raw: BinaryIO) -> None:
+        try:
+            if self._packed:
+                self._text.close()  # Ends the gzip stream; `raw` stays open.
+            else:
+                self._text.flush()
+            if self.partial:
+                raw.flush()
+                os.fsync(raw.fileno())
+        finally:
+            raw.close()
+
+    def _keep_partial(self, closed: bool) -> None:
+        if self.partial is None:
+            return
+        with suppress(OSError):
+            if not self.rows:
+                self.partial.unlink()
+                return
+            if not self._packed:  # A full disk may have cut the last line.
+                os.truncate(self.partial, self._whole)
+        # What gzip still held when the disk refused it cannot be counted.
+        about = "up to " if self._packed and not closed else ""
+        logger.warning("%s%d finished rows are kept in %s", about, self.rows, self.partial)
+
+    def _failure(self, exc: OSError) -> OutputError:
+        if self.name == "<stdout>":
+            # What is left in the buffer must not fail again when the interpreter ends.
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(exc, BrokenPipeError):
+            return OutputError(f"{self.name}: its reader has gone")
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            return OutputError(f"{self.name}: the disk is full: free some space and run again")
+        if exc.errno == errno.ENOENT:
+            return OutputError(f"{self.name}: its folder does not exist: create it first")
+        return OutputError(f"{self.name}: cannot be written: {exc.strerror or exc}")
+
+
+class PredictionWriter(LineWriter):
+    """A `LineWriter` of predictions."""
+
+    def write(self, prediction: Prediction) -> None:
+        """Write one row (see `prediction_to_json`)."""
+        self.write_line(prediction_to_json(prediction))
+
+
+def prediction_to_json(prediction: Prediction) -> str:
+    """Make one line of JSON, without the line break, in characters every line splitter agrees on.
+
+    Keys: id, status, labels, guesses, usage, and where there is something to say notes, error
+    (status "error" only) and trace, whose values must be JSON's. Scores have four decimals. Half
+    a surrogate pair, which UTF-8 cannot hold, becomes U+FFFD.
+    """
+    row: dict[str, object] = {
+        "id": prediction.id,
+        "status": prediction.status,
+        "labels": [_label_row(label) for label in prediction.labels],
+        "guesses": prediction.guesses,
+        "usage": asdict(prediction.usage),
+    }
+    if prediction.notes:
+        row["notes"] = prediction.notes
+    if prediction.status == "error" and prediction.error is not None:
+        row["error"] = dict(zip(("class", "message"), prediction.error, strict=True))
+    if prediction.trace is not None:
+        row["trace"] = prediction.trace
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    if line.isascii():
+        return line
+    return HALF_CHARACTER.sub("\ufffd", line.translate(_LINE_BREAKS))
+
+
+def _label_row(label: ScoredLabel) -> dict[str, object]:
+    row: dict[str, object] = {
+        "id": label.id,
+        "label": label.label,
+        "score": round(float(label.score), 4) + 0.0,  # + 0.0 turns -0.0 into 0.0.
+        "evidence": label.evidence,
+    }
+    if label.picked is not None:
+        row["picked"] = label.picked
+    return row
+
+
+def _set_aside(partial: Path) -> None:
+    """Rename what an interrupted run left, so that a new run cannot overwrite finished rows."""
+    if not partial.exists():
+        return
+    names = (partial.with_name(f"{partial.name}.{n}") for n in itertools.count(1))
+    older = next(name for name in names if not name.exists())
+    partial.rename(older)
+    logger.warning("rows of an interrupted run are kept in %s", older)
