@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from irr.types import Document
 if TYPE_CHECKING:
     import dspy
 
-__all__ = ["LMChoice", "build_program", "read_priors"]
+__all__ = ["LMChoice", "build_program", "open_program", "read_priors"]
 
 # Examples in a prompt cost tokens in every call; more than this is work for compile.
 MOST_EXAMPLES = 8
@@ -36,11 +36,11 @@ _EXAMPLE_CHARS = 2_000
 class LMChoice:
     """Which LMs to ask, and how.
 
-    `name` serves both stages unless `infer` or `rank` names another; "none" is no LM. The other
-    fields are those of `irr.lm.LMSettings`.
+    `name` serves both stages unless `infer` or `rank` names another; "none" is no LM, and None
+    the one that a program was compiled with. The other fields are those of `irr.lm.LMSettings`.
     """
 
-    name: str = "none"
+    name: str | None = "none"
     api_base: str | None = None
     infer: str | None = None
     infer_api_base: str | None = None
@@ -53,7 +53,7 @@ class LMChoice:
     def for_stage(self, stage: str) -> tuple[str, str | None]:
         """(name, API base) of a stage's LM."""
         own, base = getattr(self, stage), getattr(self, f"{stage}_api_base")
-        return own or self.name, base or self.api_base
+        return own or self.name or "none", base or self.api_base
 
 
 def build_program(
@@ -95,7 +95,9 @@ def build_program(
     model = load_encoder(encoder or DEFAULT_ENCODER, device=device, threads=threads)
     index = open_index(label_set, model, progress=progress)
     retriever = Retriever(model, index, settings or RetrieveSettings(), priors=table)
-    program = InferRetrieveRank(label_set, retriever, fusion=fusion, in_flight=choice.in_flight)
+    program = InferRetrieveRank(
+        label_set, retriever, fusion=fusion, in_flight=choice.in_flight, prompts=wording
+    )
     if lms["infer"] is not None:
         from irr.infer import Infer
 
@@ -108,6 +110,37 @@ def build_program(
         program.rank.predict.lm = lms["rank"]
     if examples:
         _show_examples(program, examples)
+    return program
+
+
+def open_program(
+    folder: Path | str,
+    *,
+    lm: LMChoice | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> InferRetrieveRank:
+    """Load a program directory, with its LMs.
+
+    Args:
+        folder: what compile wrote.
+        lm: where the LMs are. Names that it leaves out are those the program was compiled with;
+            "none" runs a stage without its LM.
+
+    Raises:
+        IrrError: see `irr.directory.load_program`; or an LM's name or key cannot be used.
+    """
+    from irr.directory import load_program, read_manifest
+
+    choice = lm or LMChoice(None)
+    recorded = {stage: row["lm"] for stage, row in read_manifest(folder)["stages"].items()}
+    named = {
+        stage: getattr(choice, stage) or choice.name or recorded[stage] or "none"
+        for stage in ("infer", "rank")
+    }
+    lms = _open(replace(choice, infer=named["infer"], rank=named["rank"]))
+    program = load_program(folder, lms=lms, device=device, threads=threads)
+    program.in_flight = choice.in_flight
     return program
 
 

@@ -16,9 +16,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from irr.errors import IrrError, OutputError
+from irr.errors import ConfigurationError, IrrError, OutputError
 
 if TYPE_CHECKING:
+    from irr.build import LMChoice
     from irr.program import InferRetrieveRank
 
 __all__ = ["Parser", "add_program_options", "fail", "main", "program_from", "run_command"]
@@ -28,6 +29,7 @@ COMMANDS = {
     "evaluate": "measure predictions on documents with known labels",
 }
 INTERRUPTED = 130
+DEFAULT_WINDOW = 100
 
 
 class Parser(argparse.ArgumentParser):
@@ -117,11 +119,11 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="label set: txt, csv, tsv or jsonl, also .gz; or icd10cm (codes from a package)",
     )
+    what.add_argument("--program", metavar="DIR", help="what compile wrote, instead of --labels")
     what.add_argument(
         "--task",
-        default="generic",
         metavar="PROMPTS",
-        help="wording of the prompts: generic, esco, biodex, or a TOML file (default: %(default)s)",
+        help="wording of the prompts: generic (the default), esco, biodex, or a TOML file",
     )
     what.add_argument(
         "--examples",
@@ -131,9 +133,9 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
     lms = parser.add_argument_group("LMs (keys come from the environment: OPENAI_API_KEY)")
     lms.add_argument(
         "--lm",
-        default="none",
         metavar="NAME",
-        help="none, openai/MODEL, or a model of the server at --api-base (default: %(default)s)",
+        help="none, openai/MODEL, or a model of the server at --api-base (default: none, or what "
+        "the program was compiled with)",
     )
     lms.add_argument(
         "--api-base",
@@ -172,23 +174,20 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
     search.add_argument(
         "--candidates",
         type=positive_int,
-        default=100,
         metavar="N",
-        help="labels that Retrieve proposes (default: %(default)s)",
+        help="labels that Retrieve proposes (default: 100)",
     )
     search.add_argument(
         "--window",
         type=positive_int,
-        default=100,
         metavar="N",
-        help="candidates in one prompt of Rank (default: %(default)s)",
+        help="candidates in one prompt of Rank (default: 100)",
     )
     search.add_argument(
         "--fusion",
         type=non_negative_float,
-        default=0.0,
         metavar="WEIGHT",
-        help="weight of retrieval's order beside Rank's (default: %(default)s)",
+        help="weight of retrieval's order beside Rank's (default: 0)",
     )
     search.add_argument(
         "--priors", metavar="FILE", help="JSON object: how frequent each label is, by name or id"
@@ -217,12 +216,37 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
 
 def program_from(arguments: argparse.Namespace) -> InferRetrieveRank:
     """The program that the options of `add_program_options` describe."""
-    from irr.build import LMChoice, build_program
+    from irr.build import build_program, open_program
     from irr.documents import read_gold
     from irr.retrieve import RetrieveSettings
     from irr.show import EmbeddingProgress
 
-    lms = LMChoice(
+    where = {"device": arguments.device, "threads": arguments.threads}
+    lms = lms_from(arguments)
+    if arguments.program:
+        _refuse_what_a_program_settles(arguments)
+        return open_program(arguments.program, lm=lms, **where)
+    settings = {"candidates": arguments.candidates} if arguments.candidates else {}
+    return build_program(
+        arguments.labels,
+        lm=lms,
+        encoder=arguments.encoder,
+        prompts=arguments.task or "generic",
+        examples=list(read_gold(arguments.examples)) if arguments.examples else (),
+        settings=RetrieveSettings(**settings),
+        priors=arguments.priors,
+        window=arguments.window or DEFAULT_WINDOW,
+        fusion=arguments.fusion or 0.0,
+        progress=EmbeddingProgress(),
+        **where,
+    )
+
+
+def lms_from(arguments: argparse.Namespace) -> LMChoice:
+    """The LMs that the options describe; none named is None, which a program fills in."""
+    from irr.build import LMChoice
+
+    return LMChoice(
         name=arguments.lm,
         api_base=arguments.api_base,
         infer=arguments.infer_lm,
@@ -233,20 +257,13 @@ def program_from(arguments: argparse.Namespace) -> InferRetrieveRank:
         in_flight=arguments.in_flight,
         max_tokens=arguments.max_tokens,
     )
-    return build_program(
-        arguments.labels,
-        lm=lms,
-        encoder=arguments.encoder,
-        device=arguments.device,
-        threads=arguments.threads,
-        prompts=arguments.task,
-        examples=list(read_gold(arguments.examples)) if arguments.examples else (),
-        settings=RetrieveSettings(candidates=arguments.candidates),
-        priors=arguments.priors,
-        window=arguments.window,
-        fusion=arguments.fusion,
-        progress=EmbeddingProgress(),
-    )
+
+
+def _refuse_what_a_program_settles(arguments: argparse.Namespace) -> None:
+    settled = ("labels", "task", "examples", "candidates", "window", "fusion", "priors", "encoder")
+    given = [f"--{name}" for name in settled if getattr(arguments, name) is not None]
+    if given:
+        raise ConfigurationError(f"{', '.join(given)}: --program settles that; leave it out")
 
 
 def positive_int(text: str) -> int:

@@ -114,8 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    if not arguments.labels or not arguments.input:
-        parser.error("give --labels FILE and --input GOLD (documents with labels)")
+    if not (arguments.labels or arguments.program) or not arguments.input:
+        parser.error("give --labels FILE or --program DIR, and --input GOLD (with labels)")
     return run_command(_evaluate, arguments)
 
 

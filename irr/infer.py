@@ -13,6 +13,7 @@ import dspy
 from irr.adapter import infer_signature
 from irr.ask import Steps, arun, run
 from irr.chunks import split_text
+from irr.demos import NearestDemos
 from irr.errors import LMError, ReplyError
 from irr.lm import ContextTooLongError
 from irr.prompts import Prompts
@@ -30,7 +31,8 @@ class Infer(dspy.Module):
 
     Calling it gives a `dspy.Prediction` with ``guesses`` (list of str, the surest first within a
     chunk, without repeats) and ``notes`` (what did not go as planned). A reply that cannot be
-    read even at the second attempt gives no guesses for its chunk, and a note.
+    read even at the second attempt gives no guesses for its chunk, and a note. `nearest`, where
+    set, chooses the demonstrations of each chunk.
 
     Raises:
         LMError: no answer came.
@@ -40,6 +42,7 @@ class Infer(dspy.Module):
         super().__init__()
         self.predict = dspy.Predict(infer_signature(prompts))
         self.chunk_chars = chunk_chars
+        self.nearest: NearestDemos | None = None
 
     def forward(self, text: str) -> dspy.Prediction:
         return run(self.predict, self._steps(text))
@@ -56,7 +59,7 @@ class Infer(dspy.Module):
             notes.append(f"Infer read the first {read:,} of {len(text):,} characters")
             chunks = chunks[:MOST_CHUNKS]
         while chunks:
-            answers = yield [{"text": chunk} for chunk in chunks]
+            answers = yield [self._question(chunk) for chunk in chunks]
             halves: list[str] = []
             for chunk, answer in zip(chunks, answers, strict=True):
                 if isinstance(answer, LMError):
@@ -65,6 +68,10 @@ class Infer(dspy.Module):
                     _merge(guesses, answer)
             chunks = halves
         return dspy.Prediction(guesses=list(guesses.values()), notes=list(dict.fromkeys(notes)))
+
+    def _question(self, chunk: str) -> dict[str, Any]:
+        demos = {"demos": self.nearest(chunk)} if self.nearest is not None else {}
+        return {"text": chunk, **demos}
 
 
 def _halved(chunk: str, error: LMError, notes: list[str]) -> list[str]:

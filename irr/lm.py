@@ -22,10 +22,12 @@ from weakref import WeakKeyDictionary
 
 import dspy
 from dspy import lm15
+from dspy._vendor.lm15.serde import request_to_dict, response_from_dict, response_to_dict
 from dspy.lm15 import OpenAIChatCompat, Request, Response
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from irr.errors import ConfigurationError, LMError, ReplyError
+from irr.ledger import Ledger
 from irr.types import Usage
 
 __all__ = [
@@ -71,10 +73,6 @@ class UsageCount:
     def __init__(self) -> None:
         self.total = Usage()
 
-    def add(self, response: Response) -> None:
-        usage = response.usage
-        self.total += Usage(1, usage.input_tokens or 0, usage.output_tokens or 0)
-
 
 _counting: ContextVar[UsageCount | None] = ContextVar("irr_usage", default=None)
 
@@ -97,15 +95,28 @@ def quiet_dspy() -> Iterator[None]:
         yield
 
 
-def open_lm(settings: LMSettings) -> dspy.LM:
+def open_lm(
+    settings: LMSettings, *, ledger: Ledger | None = None, role: str = "student"
+) -> dspy.LM:
     """Make the LM that `settings` names. Nothing is sent yet.
+
+    With a `ledger`, its replies are kept there and its calls counted under `role`.
 
     Raises:
         ConfigurationError: the name fits no LM, or a key is missing.
     """
     base, model, key = _resolve(settings)
-    reasoning = base == OPENAI_BASE and _is_reasoning_model(model)
-    engine = Engine(base, key, timeout=settings.timeout, max_in_flight=settings.max_in_flight)
+    reasoning = _is_reasoning_model(model)
+    if ledger is not None:
+        ledger.open_account(role, model)
+    engine = Engine(
+        base,
+        key,
+        timeout=settings.timeout,
+        max_in_flight=settings.max_in_flight,
+        ledger=ledger,
+        role=role,
+    )
     return dspy.LM(
         # The prefix only tells DSPy which family of arguments the model takes.
         model=f"openai/{model}",
@@ -163,11 +174,22 @@ class Engine:
     asked again when it refuses the connection: the address is wrong, and a person is waiting.
     """
 
-    def __init__(self, base_url: str, key: str, *, timeout: float, max_in_flight: int) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        key: str,
+        *,
+        timeout: float,
+        max_in_flight: int,
+        ledger: Ledger | None = None,
+        role: str = "",
+    ) -> None:
         self.base_url = base_url.rstrip("/")
         self._key = key
         self._timeouts = lm15.Timeouts(connect=10.0, read=timeout, write=timeout, pool=None)
         self._max_in_flight = max_in_flight
+        self._ledger = ledger
+        self._role = role
         self._schema_refused = False
         self._answered = False
         self._lock = threading.Lock()
@@ -184,42 +206,50 @@ class Engine:
 
     def complete(self, request: Request) -> Response:
         """Ask, with retries; DSPy's synchronous path."""
-        wire = self._wire(request)
+        wire, key = self._wire(request), self._key_of(request)
+        kept = self._kept(key)
+        if kept is not None:
+            return _checked(kept, request)
         try:
-            return self._complete(wire)
+            response = self._complete(wire, key)
         except LMError as error:
             if not _suggests_schema_refusal(error, wire):
                 raise
-        response = self._complete(_without_schema(wire))
-        self._remember_schema_refusal()
-        return response
+            response = self._complete(_without_schema(wire), key)
+            self._remember_schema_refusal()
+        return _checked(response, request)
 
     async def acomplete(self, request: Request) -> Response:
         """Ask, with retries; DSPy's asynchronous path."""
-        wire = self._wire(request)
+        wire, key = self._wire(request), self._key_of(request)
+        kept = self._kept(key)
+        if kept is not None:
+            return _checked(kept, request)
         try:
-            return await self._acomplete(wire)
+            response = await self._acomplete(wire, key)
         except LMError as error:
             if not _suggests_schema_refusal(error, wire):
                 raise
-        response = await self._acomplete(_without_schema(wire))
-        self._remember_schema_refusal()
-        return response
+            response = await self._acomplete(_without_schema(wire), key)
+            self._remember_schema_refusal()
+        return _checked(response, request)
 
-    def _complete(self, request: Request) -> Response:
+    def _complete(self, request: Request, key: str) -> Response:
         for attempt in Retrying(**self._policy()):
             with attempt:
+                self._begin()
                 with self._translated(request):
                     response = self._sync_client().complete(request)
-                return self._accept(request, response)
+                return self._accept(response, key)
         raise AssertionError("tenacity raises or returns")
 
-    async def _acomplete(self, request: Request) -> Response:
+    async def _acomplete(self, request: Request, key: str) -> Response:
         async for attempt in AsyncRetrying(**self._policy()):
             with attempt:
+                self._begin()
                 with self._translated(request):
                     response = await self._async_client().complete(request)
-                return self._accept(request, response)
+                return self._accept(response, key)
         raise AssertionError("tenacity raises or returns")
 
     async def aclose(self) -> None:
@@ -246,13 +276,33 @@ class Engine:
             logger.info("%s takes no JSON schema; asking without one from now on", self.base_url)
         self._schema_refused = True
 
-    def _accept(self, request: Request, response: Response) -> Response:
+    def _key_of(self, request: Request) -> str:
+        if self._ledger is None:
+            return ""
+        told = request_to_dict(request)
+        return self._ledger.key_of(self._role, self.base_url, told)
+
+    def _kept(self, key: str) -> Response | None:
+        """The reply that was paid for earlier."""
+        kept = self._ledger.find(self._role, key) if self._ledger is not None else None
+        return None if kept is None else response_from_dict(kept)
+
+    def _begin(self) -> None:
+        if self._ledger is not None:
+            self._ledger.begin(self._role)
+
+    def _accept(self, response: Response, key: str) -> Response:
+        """Keep and count a reply before anything is made of it: it is paid for."""
         self._answered = True
+        usage = response.usage
+        spent = Usage(1, usage.input_tokens or 0, usage.output_tokens or 0)
         count = _counting.get()
         if count is not None:
-            count.add(response)
-        if response.finish_reason == "length":
-            raise ReplyError(f"the LM's reply was cut off at {request.config.max_tokens} tokens")
+            count.total += spent
+        if self._ledger is not None:
+            told = response_to_dict(response)
+            tokens = {"input_tokens": spent.input_tokens, "output_tokens": spent.output_tokens}
+            self._ledger.keep(self._role, key, told, **tokens)
         return response
 
     @contextlib.contextmanager
@@ -262,6 +312,8 @@ class Engine:
             yield
         except (lm15.LM15Error, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
             failure = self._failure(error, request)
+            if failure.fatal and not failure.retryable and self._ledger is not None:
+                self._ledger.stop(failure)
             raise failure from error
 
     def _failure(self, error: Exception, request: Request) -> LMError:
@@ -380,6 +432,14 @@ def _is_too_long(error: Exception, said: str) -> bool:
         isinstance(error, lm15.InvalidRequestError)
         and ("maximum context length" in said or "longer than the maximum model length" in said)
     )
+
+
+def _checked(response: Response, request: Request) -> Response:
+    if response.finish_reason == "length":
+        limit = request.config.max_tokens
+        at = f" at {limit} tokens" if limit else ""
+        raise ReplyError(f"the LM's reply was cut off{at}")
+    return response
 
 
 def _suggests_schema_refusal(error: LMError, request: Request) -> bool:

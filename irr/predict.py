@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    if not arguments.labels:
+    if not arguments.labels and not arguments.program:
         parser.exit(2, f"{parser.prog}: error: no --labels: {_USAGE}\n")
     if arguments.format == "table" and arguments.output is not None:
         parser.error("--format table is shown, not written: leave --output out")

@@ -18,6 +18,7 @@ from irr.chunks import join_passages, split_text
 from irr.errors import IrrError, LMError
 from irr.labels import LabelSet
 from irr.phrases import phrases
+from irr.prompts import Prompts, read_prompts
 from irr.retrieve import Retriever
 from irr.types import Candidate, Document, Prediction, ScoredLabel, Usage
 
@@ -60,6 +61,7 @@ class InferRetrieveRank:
         rank: Rank with its LM set, or None.
         fusion: weight of retrieval's order beside Rank's, see `irr.rank.fuse`.
         in_flight: the most LM requests at once.
+        prompts: the wording that Infer and Rank were made with; saved with the program.
 
     Use `irr.build.build_program` to make one from names and files.
     """
@@ -73,7 +75,9 @@ class InferRetrieveRank:
         rank: Rank | None = None,
         fusion: float = 0.0,
         in_flight: int = 32,
+        prompts: Prompts | None = None,
     ) -> None:
+        self.prompts = prompts or read_prompts()
         self.labels = labels
         self.retriever = retriever
         self.infer = infer

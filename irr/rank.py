@@ -16,6 +16,7 @@ import dspy
 from irr.adapter import rank_signature
 from irr.ask import Answer, Steps, Usable, arun, run
 from irr.chunks import split_text
+from irr.demos import NearestDemos
 from irr.errors import LMError, ReplyError
 from irr.lm import ContextTooLongError
 from irr.prompts import Prompts
@@ -68,7 +69,8 @@ class Rank(dspy.Module):
     candidates' positions), ``picked`` (how many at its start the LM picked) and ``notes``. More
     candidates than `window` are shown window by window, and the picks of all windows once more
     together. A reply that cannot be read even at the second attempt leaves its candidates in the
-    order of retrieval, and a note.
+    order of retrieval, and a note. `nearest`, where set, chooses the demonstrations of each
+    document.
 
     Raises:
         LMError: no answer came.
@@ -78,6 +80,7 @@ class Rank(dspy.Module):
         super().__init__()
         self.predict = dspy.Predict(rank_signature(prompts))
         self.window = window
+        self.nearest: NearestDemos | None = None
 
     def forward(self, text: str, candidates: Sequence[Label]) -> dspy.Prediction:
         return run(self.predict, self._steps(text, candidates), _picks_one_of(candidates))
@@ -88,7 +91,8 @@ class Rank(dspy.Module):
     def _steps(self, text: str, candidates: Sequence[Label]) -> Steps[dspy.Prediction]:
         notes: list[str] = []
         everything = list(range(len(candidates)))
-        round_ = _Round(text, candidates, self.window, notes)
+        demos = self.nearest(text) if self.nearest is not None else None
+        round_ = _Round(text, candidates, self.window, notes, demos)
         picks = (yield from round_.steps(everything)) if everything else []
         rest = [position for position in everything if position not in set(picks)]
         return dspy.Prediction(
@@ -100,8 +104,14 @@ class _Round:
     """One document's questions. Windows and text shrink when the prompt is too long."""
 
     def __init__(
-        self, text: str, candidates: Sequence[Label], window: int, notes: list[str]
+        self,
+        text: str,
+        candidates: Sequence[Label],
+        window: int,
+        notes: list[str],
+        demos: list[dict[str, Any]] | None,
     ) -> None:
+        self.demos = {} if demos is None else {"demos": demos}
         self.text = text
         self.names = [label.name for label in candidates]
         self.shown = [show_candidate(label) for label in candidates]
@@ -128,7 +138,8 @@ class _Round:
         return final + [pick for pick in pooled if pick not in set(final)]
 
     def _question(self, window: Sequence[int]) -> dict[str, Any]:
-        return {"text": self.text, "candidates": [self.shown[position] for position in window]}
+        shown = [self.shown[position] for position in window]
+        return {"text": self.text, "candidates": shown, **self.demos}
 
     def _picks(self, window: Sequence[int], answer: Answer) -> list[int]:
         if isinstance(answer, ReplyError):

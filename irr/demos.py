@@ -1,0 +1,39 @@
+"""Demonstrations chosen for each document: those whose texts are nearest to it.
+
+In: demonstrations with the vectors of their texts. Out: the nearest few, the nearest last, next
+to the input it resembles. A stage without `NearestDemos` shows the same ones to every document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["NearestDemos"]
+
+Encode = Callable[[Sequence[str]], npt.NDArray[np.float32]]
+
+
+class NearestDemos:
+    """Chooses `k` of `demos` (dictionaries with a "text") for a text, by cosine of the texts.
+
+    Of equals the earlier one counts as nearer.
+    """
+
+    def __init__(self, demos: Sequence[dict[str, Any]], k: int, encode: Encode) -> None:
+        self.demos = [dict(demo) for demo in demos]
+        self.k = k
+        self._encode = encode
+        self._vectors = encode([demo["text"] for demo in self.demos])
+
+    def __deepcopy__(self, memo: dict[int, object]) -> NearestDemos:
+        return self  # Optimizers copy programs by the dozen; this is read only.
+
+    def __call__(self, text: str) -> list[dict[str, Any]]:
+        """The demonstrations for a text, the nearest last."""
+        cosines = self._vectors @ self._encode([text])[0]
+        nearest = np.argsort(-cosines, kind="stable")[: self.k]
+        return [self.demos[position] for position in nearest[::-1].tolist()]

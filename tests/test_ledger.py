@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from dspy import lm15
+from scripted_server import Reply, ScriptedServer
+
+from irr.errors import ConfigurationError, LMError, OutputError, ReplyError
+from irr.ledger import Budget, BudgetError, Counts, Ledger, Price, read_prices
+from irr.lm import Engine
+
+Serve = Callable[..., ScriptedServer]
+
+
+def engine_of(server: ScriptedServer, ledger: Ledger, role: str = "student") -> Engine:
+    ledger.open_account(role, "tiny")
+    return Engine(server.url, "key", timeout=5, max_in_flight=4, ledger=ledger, role=role)
+
+
+def ask(engine: Engine, text: str = "hello") -> str | None:
+    request = lm15.Request(model="openai/tiny", messages=(lm15.Message.user(text),))
+    return asyncio.run(engine.acomplete(request)).message.text
+
+
+def test_a_reply_is_paid_for_once_also_by_another_run(serve: Serve, tmp_path: Path) -> None:
+    server = serve(lambda call: f"reply {call.number}")
+    for _ in range(2):
+        ledger = Ledger(tmp_path / "replies.sqlite")
+        engine = engine_of(server, ledger)
+        assert [ask(engine), ask(engine), ask(engine, "else")] == ["reply 0", "reply 0", "reply 1"]
+        ledger.close()
+    assert len(server.calls) == 2
+    assert ledger.counts()["student"].calls == 0
+    assert ledger.counts()["student"].kept == 3
+
+
+def test_roles_and_endpoints_do_not_share_replies(serve: Serve) -> None:
+    first, second = serve(lambda call: "first"), serve(lambda call: "second")
+    ledger = Ledger()
+    assert ask(engine_of(first, ledger)) == "first"
+    assert ask(engine_of(second, ledger)) == "second"
+    assert ask(engine_of(first, ledger, "teacher")) == "first"
+    assert len(first.calls) == 2
+
+
+def test_a_reply_that_was_cut_off_is_kept_too(serve: Serve) -> None:
+    server = serve(lambda call: Reply("[1", finish_reason="length"))
+    engine = engine_of(server, Ledger())
+    for _ in range(2):
+        with pytest.raises(ReplyError, match="cut off"):
+            ask(engine)
+    assert len(server.calls) == 1
+
+
+def test_counts_and_cost_are_the_servers(serve: Serve, no_waiting: list[float]) -> None:
+    server = serve(lambda call: Reply(status=500) if call.number == 0 else "x" * 40)
+    ledger = Ledger(prices={"tiny": Price(2.0, 10.0)})
+    ask(engine_of(server, ledger), "y" * 400)
+    cost = (server.input_tokens * 2 + server.output_tokens * 10) / 1e6
+    assert ledger.counts()["student"] == Counts(
+        2, 0, server.input_tokens, server.output_tokens, pytest.approx(cost)
+    )
+
+
+def test_without_a_price_no_cost_is_invented(serve: Serve) -> None:
+    ledger = Ledger()
+    ask(engine_of(serve(lambda call: "x"), ledger))
+    assert ledger.counts()["student"].cost is None
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (Budget(max_calls=2), "2 calls"),
+        (Budget(max_cost=0.00001), r"\$0.00"),
+        (Budget(max_minutes=0), "0 minutes"),
+    ],
+)
+def test_a_spent_budget_stops_every_call(serve: Serve, budget: Budget, message: str) -> None:
+    server = serve(lambda call: "x" * 40)
+    ledger = Ledger(budget=budget, prices={"tiny": Price(1.0, 1.0)})
+    engine = engine_of(server, ledger)
+    with pytest.raises(BudgetError, match=f"the budget of {message} is spent"):
+        for number in range(5):
+            ask(engine, str(number))
+    made = len(server.calls)
+    assert made <= 2
+    with pytest.raises(BudgetError):
+        ask(engine, "more")
+    assert len(server.calls) == made
+    assert ledger.counts()["student"].calls == made
+
+
+def test_a_fatal_error_ends_the_run(serve: Serve) -> None:
+    server = serve(lambda call: Reply("no", status=401))
+    engine = engine_of(server, Ledger())
+    for number in range(3):
+        with pytest.raises(LMError, match="key was refused"):
+            ask(engine, str(number))
+    assert len(server.calls) == 1
+
+
+def test_nothing_secret_is_in_the_file(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "replies.sqlite"
+    server = serve(lambda call: "x")
+    ledger = Ledger(path)
+    ledger.open_account("student", "tiny")
+    engine = Engine(
+        server.url, "sk-canary", timeout=5, max_in_flight=4, ledger=ledger, role="student"
+    )
+    ask(engine)
+    ledger.close()
+    content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"canary" not in content
+    assert b"127.0.0.1" not in content
+
+
+def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "replies.sqlite"
+    path.write_bytes(b"something else entirely, and long enough to be looked at" * 20)
+    with pytest.raises(OutputError, match="cannot keep LM replies"):
+        Ledger(path)
+
+
+def test_a_limit_on_cost_needs_a_price() -> None:
+    ledger = Ledger(budget=Budget(max_cost=1.0))
+    with pytest.raises(ConfigurationError, match="needs the price of 'tiny'"):
+        ledger.open_account("student", "tiny")
+
+
+def test_prices(tmp_path: Path) -> None:
+    path = tmp_path / "prices.json"
+    path.write_text('{"tiny": {"input": 0.15, "output": 0.6}}')
+    assert read_prices(path) == {"tiny": Price(0.15, 0.6)}
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"a": 1}', '{"a": {"input": "x", "output": 1}}'])
+def test_bad_prices(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "prices.json"
+    path.write_text(content)
+    with pytest.raises(ConfigurationError, match="no prices"):
+        read_prices(path)
