@@ -23,6 +23,8 @@ from irr.types import Document
 if TYPE_CHECKING:
     import dspy
 
+    from irr.ledger import Ledger
+
 __all__ = ["LMChoice", "build_program", "open_program", "read_priors"]
 
 # Examples in a prompt cost tokens in every call; more than this is work for compile.
@@ -70,6 +72,7 @@ def build_program(
     window: int = 100,
     fusion: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
+    ledger: Ledger | None = None,
 ) -> InferRetrieveRank:
     """Make a program. The labels are embedded, or their vectors taken from the user's cache.
 
@@ -83,13 +86,14 @@ def build_program(
         window: candidates in one prompt of Rank.
         fusion: weight of retrieval's order beside Rank's.
         progress: called with (labels embedded so far, labels in all).
+        ledger: keeps and counts the LMs' replies.
 
     Raises:
         IrrError: a file, name or setting cannot be used; nothing was sent to any LM.
     """
     choice = LMChoice(lm) if isinstance(lm, str) else lm
     wording = read_prompts(prompts)
-    lms = _open(choice)
+    lms = _open(choice, ledger)
     label_set = labels if isinstance(labels, LabelSet) else LabelSet.read(labels)
     table = read_priors(priors, label_set) if priors is not None else None
     model = load_encoder(encoder or DEFAULT_ENCODER, device=device, threads=threads)
@@ -119,6 +123,7 @@ def open_program(
     lm: LMChoice | None = None,
     device: str = "auto",
     threads: int | None = None,
+    ledger: Ledger | None = None,
 ) -> InferRetrieveRank:
     """Load a program directory, with its LMs.
 
@@ -138,7 +143,7 @@ def open_program(
         stage: getattr(choice, stage) or choice.name or recorded[stage] or "none"
         for stage in ("infer", "rank")
     }
-    lms = _open(replace(choice, infer=named["infer"], rank=named["rank"]))
+    lms = _open(replace(choice, infer=named["infer"], rank=named["rank"]), ledger)
     program = load_program(folder, lms=lms, device=device, threads=threads)
     program.in_flight = choice.in_flight
     return program
@@ -180,7 +185,7 @@ def read_priors(path: Path | str, labels: LabelSet) -> list[float]:
     return priors
 
 
-def _open(choice: LMChoice) -> dict[str, dspy.LM | None]:
+def _open(choice: LMChoice, ledger: Ledger | None) -> dict[str, dspy.LM | None]:
     """The LM of each stage. Stages with the same LM share its connections and their bound."""
     opened: dict[tuple[str, str | None], dspy.LM | None] = {}
     for stage in ("infer", "rank"):
@@ -196,7 +201,9 @@ def _open(choice: LMChoice) -> dict[str, dspy.LM | None]:
                 timeout=choice.timeout,
                 max_in_flight=choice.in_flight,
                 max_tokens=choice.max_tokens,
-            )
+            ),
+            ledger=ledger,
+            role=f"student of {stage}" if opened else "student",
         )
     return {stage: opened.get(choice.for_stage(stage)) for stage in ("infer", "rank")}
 

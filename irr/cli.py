@@ -20,12 +20,14 @@ from irr.errors import ConfigurationError, IrrError, OutputError
 
 if TYPE_CHECKING:
     from irr.build import LMChoice
+    from irr.ledger import Ledger
     from irr.program import InferRetrieveRank
 
 __all__ = ["Parser", "add_program_options", "fail", "main", "program_from", "run_command"]
 
 COMMANDS = {
     "predict": "tag texts with labels",
+    "compile": "make a program for a label set from tens of labelled texts",
     "evaluate": "measure predictions on documents with known labels",
 }
 INTERRUPTED = 130
@@ -111,7 +113,7 @@ def _reader_gone() -> int:
     return 141  # 128 + SIGPIPE, as the shell shows it for other programs
 
 
-def add_program_options(parser: argparse.ArgumentParser) -> None:
+def add_program_options(parser: argparse.ArgumentParser, *, examples: bool = True) -> None:
     """The options that say what program to run: labels, encoder, LMs, prompts, settings."""
     what = parser.add_argument_group("labels and prompts")
     what.add_argument(
@@ -125,11 +127,13 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
         metavar="PROMPTS",
         help="wording of the prompts: generic (the default), esco, biodex, or a TOML file",
     )
-    what.add_argument(
-        "--examples",
-        metavar="FILE",
-        help="a few documents with labels, shown to the LM as examples",
-    )
+    parser.set_defaults(examples=None)
+    if examples:
+        what.add_argument(
+            "--examples",
+            metavar="FILE",
+            help="a few documents with labels, shown to the LM as examples",
+        )
     lms = parser.add_argument_group("LMs (keys come from the environment: OPENAI_API_KEY)")
     lms.add_argument(
         "--lm",
@@ -214,7 +218,9 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show tracebacks and what happens")
 
 
-def program_from(arguments: argparse.Namespace) -> InferRetrieveRank:
+def program_from(
+    arguments: argparse.Namespace, *, ledger: Ledger | None = None
+) -> InferRetrieveRank:
     """The program that the options of `add_program_options` describe."""
     from irr.build import build_program, open_program
     from irr.documents import read_gold
@@ -225,7 +231,7 @@ def program_from(arguments: argparse.Namespace) -> InferRetrieveRank:
     lms = lms_from(arguments)
     if arguments.program:
         _refuse_what_a_program_settles(arguments)
-        return open_program(arguments.program, lm=lms, **where)
+        return open_program(arguments.program, lm=lms, ledger=ledger, **where)
     settings = {"candidates": arguments.candidates} if arguments.candidates else {}
     return build_program(
         arguments.labels,
@@ -238,6 +244,7 @@ def program_from(arguments: argparse.Namespace) -> InferRetrieveRank:
         window=arguments.window or DEFAULT_WINDOW,
         fusion=arguments.fusion or 0.0,
         progress=EmbeddingProgress(),
+        ledger=ledger,
         **where,
     )
 

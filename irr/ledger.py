@@ -203,6 +203,11 @@ class Ledger:
         """The model of each role."""
         return {role: account.model for role, account in self._accounts.items()}
 
+    def price_of(self, role: str) -> Price | None:
+        """What the model of a role costs, where it is known."""
+        account = self._accounts.get(role)
+        return None if account is None else account.price
+
     def _spent(self) -> str | None:
         budget = self.budget
         calls = sum(account.counts.calls for account in self._accounts.values())

@@ -85,6 +85,19 @@ class InferRetrieveRank:
         self.fusion = fusion
         self.in_flight = in_flight
 
+    def variant(self, **changes: Any) -> InferRetrieveRank:
+        """This program with other stages or settings: any of the constructor's arguments."""
+        same = {
+            "labels": self.labels,
+            "retriever": self.retriever,
+            "infer": self.infer,
+            "rank": self.rank,
+            "fusion": self.fusion,
+            "in_flight": self.in_flight,
+            "prompts": self.prompts,
+        }
+        return InferRetrieveRank(**{**same, **changes})
+
     def predict(self, text: str, *, top_k: int = 10, trace: bool = False) -> Prediction:
         """Tag one text. See `predict_many`."""
         (prediction,) = self.predict_many([Document("1", text)], top_k=top_k, trace=trace)
@@ -104,7 +117,8 @@ class InferRetrieveRank:
             trace: put what each stage did into the predictions.
 
         Raises:
-            LMError: with `fatal`, when no request can succeed (wrong key, unknown model).
+            LMError: with `fatal`, when no request can succeed (wrong key, unknown model); after
+                the predictions of the documents that were begun.
             IrrError: whatever reading the documents raises, after the predictions of all
                 documents before it.
         """
@@ -118,9 +132,18 @@ class InferRetrieveRank:
             raise failures[0]
 
     async def apredict(
-        self, document: Document, *, top_k: int = 10, trace: bool = False
+        self,
+        document: Document,
+        *,
+        top_k: int = 10,
+        trace: bool = False,
+        fatal: list[LMError] | None = None,
     ) -> Prediction:
-        """Tag one document within a running event loop."""
+        """Tag one document within a running event loop.
+
+        A fatal error is raised, or where there is a list for it, put there, and the prediction
+        has status "error".
+        """
         from irr.lm import count_usage, quiet_dspy
 
         if not document.text.strip():
@@ -129,8 +152,10 @@ class InferRetrieveRank:
             try:
                 stages = await self._stages(document.text)
             except LMError as error:
-                if error.fatal:
+                if error.fatal and fatal is None:
                     raise
+                if error.fatal and fatal is not None:
+                    fatal.append(error)
                 failure = (type(error).__name__, str(error))
                 return Prediction(document.id, "error", usage=usage.total, error=failure)
             return self._prediction(document, stages, usage.total, top_k, trace)
@@ -151,7 +176,7 @@ class InferRetrieveRank:
         import asyncio
 
         # In a thread: other documents' LM calls go on while this one's queries are embedded.
-        return await asyncio.to_thread(self.retriever.retrieve, phrases(text), guesses)
+        return await asyncio.to_thread(self.find, text, guesses)
 
     async def _rank(
         self, text: str, candidates: Sequence[Candidate]
@@ -160,20 +185,28 @@ class InferRetrieveRank:
             return list(range(len(candidates))), None, []
         from irr.rank import fuse
 
-        shown = self._passages(text, candidates)
-        labels = [self.labels[candidate.position] for candidate in candidates]
+        positions = [candidate.position for candidate in candidates]
+        shown = self.passages(text, positions)
+        labels = [self.labels[position] for position in positions]
         reply = await self.rank.acall(text=shown, candidates=labels)
         picked = frozenset(reply.order[: reply.picked])
         return fuse(reply.order, self.fusion), picked, reply.notes
 
-    def _passages(self, text: str, candidates: Sequence[Candidate]) -> str:
-        """The text, or of a long one the passages nearest to the first candidates."""
-        if len(text) <= RANK_TEXT_CHARS or not candidates:
+    def find(self, text: str, guesses: Sequence[str] = ()) -> list[Candidate]:
+        """Retrieve alone: the candidates for a text and guesses, best first."""
+        return self.retriever.retrieve(phrases(text), guesses)
+
+    def passages(self, text: str, positions: Sequence[int]) -> str:
+        """What Rank sees of a text: all of it, or of a long one what is nearest to the labels.
+
+        `positions` are those of the candidates, best first; the first few of them count.
+        """
+        if len(text) <= RANK_TEXT_CHARS or not positions:
             return text
         passages = split_text(text, _PASSAGE_CHARS)
-        first = candidates[:_CANDIDATES_FOR_PASSAGES]
+        first = positions[:_CANDIDATES_FOR_PASSAGES]
         encode = self.retriever.encoder.encode
-        names = encode([self.labels[candidate.position].name for candidate in first])
+        names = encode([self.labels[position].name for position in first])
         return join_passages(passages, names @ encode(passages).T, RANK_TEXT_CHARS)
 
     def _retrieve_blocks(
@@ -200,16 +233,21 @@ class InferRetrieveRank:
         with asyncio.Runner() as runner:
             loop = runner.get_loop()
             running: deque[asyncio.Task[Prediction]] = deque()
+            fatal: list[LMError] = []
             try:
                 while True:
-                    for document in islice(source, AHEAD * self.in_flight - len(running)):
-                        task = self.apredict(document, top_k=top_k, trace=trace)
+                    # After a fatal error what was begun is finished: some of it is paid for.
+                    room = 0 if fatal else AHEAD * self.in_flight - len(running)
+                    for document in islice(source, room):
+                        task = self.apredict(document, top_k=top_k, trace=trace, fatal=fatal)
                         running.append(loop.create_task(task))
                     if not running:
                         break
                     yield runner.run(_finished(running.popleft()))
             finally:
                 runner.run(self._drop(running))
+            if fatal:
+                raise fatal[0]
 
     async def _drop(self, running: Iterable[Any]) -> None:
         """Cancel what runs and close the connections."""
@@ -219,6 +257,10 @@ class InferRetrieveRank:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections that the LMs have in the running event loop."""
         for stage in (self.infer, self.rank):
             if stage is not None:
                 with contextlib.suppress(OSError):

@@ -17,6 +17,7 @@ are zero for average queries and labels, so scores stay about cosines.
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 from collections import OrderedDict
@@ -135,6 +136,13 @@ class Retriever:
         self._hub_terms = self.settings.hub_weight * (index.hubs - self._mean_hub)
         self._remembered: OrderedDict[str, Floats] = OrderedDict()
         self._lock = threading.Lock()
+
+    def with_settings(self, settings: RetrieveSettings) -> Retriever:
+        """The same labels and query vectors, pooled by other settings."""
+        other = copy.copy(self)
+        other.settings = settings
+        other._hub_terms = settings.hub_weight * (self.index.hubs - self._mean_hub)
+        return other
 
     def retrieve(self, phrases: Phrases | None, guesses: Sequence[str] = ()) -> list[Candidate]:
         """Find the candidates of one text, best first, of equal scores the lower position first.

@@ -153,7 +153,29 @@ def test_a_document_without_an_answer_is_an_error_row(
 def test_a_wrong_key_stops_the_run(program_with: Build, serve: Serve) -> None:
     server = serve(lambda call: Reply("no", status=401))
     with pytest.raises(LMError, match="key was refused"):
-        list(program_with(server).predict_many([Document("1", "x")] * 3))
+        list(program_with(server).predict_many([Document("1", "x")] * 300))
+    assert len(server.calls) <= 64
+
+
+def test_what_was_begun_before_a_fatal_error_is_not_lost(program_with: Build, serve: Serve) -> None:
+    def script(call: Call) -> Reply | str:
+        if "revoked" in call.text:
+            return Reply("no", status=401)
+        return Reply(good(call), delay=0.05)
+
+    texts = ["bake", "revoked", "speak", "repair"]
+    predictions = program_with(serve(script)).predict_many(
+        Document(str(number), text) for number, text in enumerate(texts)
+    )
+    rows = []
+    with pytest.raises(LMError, match="key was refused"):
+        rows.extend(predictions)
+    assert [(row.id, row.status) for row in rows] == [
+        ("0", "ok"),
+        ("1", "error"),
+        ("2", "ok"),
+        ("3", "ok"),
+    ]
 
 
 def test_unusable_replies_fall_back_to_retrieval_and_say_so(

@@ -1,0 +1,5 @@
+import sys
+
+from irr.compile import main
+
+sys.exit(main())

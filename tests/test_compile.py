@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from compile_world import LABELS, clueless, documents, world
+from conftest import HashEncoder
+from scripted_server import Call, Reply, ScriptedServer
+
+import irr.build
+import irr.directory
+from irr.build import LMChoice, open_program
+from irr.compile import main
+from irr.directory import read_manifest
+from irr.writer import prediction_to_json
+
+Serve = Callable[..., ScriptedServer]
+
+
+@pytest.fixture(autouse=True)
+def _encoder(hash_encoder: HashEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (irr.build, irr.directory):
+        monkeypatch.setattr(module, "load_encoder", lambda *args, **options: hash_encoder)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    labels, train, dev = (tmp_path / f"{name}.jsonl" for name in ("labels", "train", "dev"))
+    labels.write_text("".join(json.dumps({"id": x.id, "name": x.name}) + "\n" for x in LABELS))
+    for path, rows in ((train, documents(12)), (dev, documents(10, seed=1, start=100))):
+        lines = [json.dumps({"id": d.id, "text": d.text, "labels": d.gold}) for d in rows]
+        path.write_text("\n".join(lines) + "\n")
+    return ["--labels", str(labels), "--train", str(train), "--dev", str(dev)]
+
+
+def compile_with(
+    files: list[str], server: ScriptedServer, output: Path, optimizer: str, *more: str
+) -> int:
+    lms = ["--lm", "student", "--teacher", "teacher", "--api-base", server.url]
+    small = ["--trials", "2", "--demos", "2", "--candidates", "25"]
+    what = ["--output", str(output), "--optimizer", optimizer]
+    return main([*files, *lms, *small, *what, *more])
+
+
+def predicted(folder: Path, server: ScriptedServer) -> list[str]:
+    program = open_program(folder, lm=LMChoice(None, server.url, timeout=5))
+    rows = documents(5, seed=2, start=200)
+    return [prediction_to_json(p) for p in program.predict_many(rows, trace=True)]
+
+
+@pytest.mark.parametrize("optimizer", ["left-to-right", "end-to-end", "knn", "mipro", "gepa"])
+def test_each_optimizer_raises_the_score(
+    files: list[str],
+    serve: Serve,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    optimizer: str,
+) -> None:
+    if optimizer == "mipro":
+        pytest.importorskip("optuna", reason="MIPROv2 needs optuna")
+    server = serve(world(hint=optimizer in ("gepa", "mipro")))
+    assert compile_with(files, server, tmp_path / "p", optimizer) == 0
+    captured = capsys.readouterr()
+    rows = [line for line in captured.out.splitlines() if " to " in line]
+    given = next(row for row in rows if row.startswith("given"))
+    best = next(row for row in rows if "(returned)" in row)
+    assert not best.startswith("given"), captured.out + captured.err
+    card = (tmp_path / "p" / "CARD.md").read_text()
+    made = Counter(call.body["model"] for call in server.calls)
+    assert f"| student | {made['student']:,} |" in card
+    assert f"| teacher | {made['teacher']:,} |" in card
+    assert float(given.split()[1]) < float(best.split("(returned)")[1].split()[0])
+    first = predicted(tmp_path / "p", server)
+    assert first == predicted(tmp_path / "p", server)
+
+
+def test_left_to_right_uses_the_teacher_for_demonstrations_only(
+    files: list[str], serve: Serve, tmp_path: Path
+) -> None:
+    server = serve(world())
+    assert compile_with(files, server, tmp_path / "p", "left-to-right") == 0
+    dev_texts = {document.text for document in documents(10, seed=1, start=100)}
+    asked = {call.text for call in server.calls if call.body["model"] == "teacher"}
+    assert asked
+    assert not asked & dev_texts
+    shown = json.loads((tmp_path / "p" / "demos.json").read_text())
+    assert shown["infer"]
+    assert shown["rank"]
+
+
+def worse(call: Call) -> str:
+    return clueless(call)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [world(teacher=worse), lambda call: "the moon is made of cheese " * 9, lambda call: "[]"],
+    ids=["a worse teacher", "nonsense", "empty lists"],
+)
+@pytest.mark.parametrize("optimizer", ["left-to-right", "knn"])
+def test_the_given_program_comes_back_when_nothing_helps(
+    files: list[str],
+    serve: Serve,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    optimizer: str,
+    script: Callable[[Call], Reply | str],
+) -> None:
+    server = serve(script)
+    assert compile_with(files, server, tmp_path / "p", optimizer) == 0
+    card = (tmp_path / "p" / "CARD.md").read_text()
+    out = capsys.readouterr().out
+    if "given (returned)" in out:
+        assert "nothing scored higher" in card
+    else:  # labelled demonstrations alone taught the student
+        assert "over the given program" in card
+
+
+def test_a_second_run_pays_nothing_and_writes_the_same_bytes(
+    files: list[str], serve: Serve, tmp_path: Path
+) -> None:
+    server = serve(world())
+    assert compile_with(files, server, tmp_path / "p", "left-to-right") == 0
+    first = {p.name: p.read_bytes() for p in (tmp_path / "p").rglob("*.*") if p.name != "CARD.md"}
+    made = len(server.calls)
+    assert compile_with(files, server, tmp_path / "p", "left-to-right") == 0
+    again = {p.name: p.read_bytes() for p in (tmp_path / "p").rglob("*.*") if p.name != "CARD.md"}
+    assert len(server.calls) == made
+    assert again == first
+
+
+@pytest.mark.parametrize("limit", [1, 25, 60])
+def test_a_budget_stops_it_and_the_best_so_far_is_written(
+    files: list[str], serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str], limit: int
+) -> None:
+    server = serve(world())
+    status = compile_with(files, server, tmp_path / "p", "left-to-right", "--max-calls", str(limit))
+    assert status == 8
+    assert len(server.calls) == limit
+    assert f"the budget of {limit} calls is spent" in capsys.readouterr().err
+    assert read_manifest(tmp_path / "p")["stages"]["infer"]["lm"] == "openai/student"
+    assert compile_with(files, server, tmp_path / "p", "left-to-right") == 0
+
+
+def test_a_wrong_key_is_an_error_and_writes_nothing(
+    files: list[str], serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = serve(lambda call: Reply("no", status=401))
+    assert compile_with(files, server, tmp_path / "p", "left-to-right") == 6
+    assert "key was refused" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
+
+
+def test_an_endpoint_that_dies_leaves_the_best_so_far(
+    files: list[str], serve: Serve, tmp_path: Path, no_waiting: list[float]
+) -> None:
+    script = world()
+    server = serve(lambda call: script(call) if call.number < 80 else Reply("gone", status=404))
+    assert compile_with(files, server, tmp_path / "p", "left-to-right") == 8
+    assert "stopped early" in (tmp_path / "p" / "CARD.md").read_text()
+
+
+def test_a_dry_run_asks_nothing(
+    files: list[str], serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = serve(world())
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"student": {"input": 1, "output": 2}}')
+    arguments = ["--dry-run", "--prices", str(prices)]
+    assert compile_with(files, server, tmp_path / "p", "left-to-right", *arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("student")
+    assert "$" in lines[1]
+    assert lines[2].startswith("teacher")
+    assert lines[2].endswith("unknown")
+    assert server.calls == []
+
+
+def test_without_an_lm_only_retrieval_is_tuned(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*files, "--output", str(tmp_path / "p")]) == 0
+    assert "gain on held-out folds" in capsys.readouterr().err
+    assert read_manifest(tmp_path / "p")["stages"]["infer"]["lm"] is None
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--optimizer", "magic"], "unknown optimizer 'magic'"),
+        (["--metric", "RP@5,RP@10"], "takes one metric"),
+        (["--metric", "XX@5"], "unknown metric"),
+        (["--max-cost", "1", "--lm", "x", "--api-base", "http://h"], "needs the price of 'x'"),
+        (["--prices", "nowhere.json"], "no prices"),
+    ],
+)
+def test_bad_options(
+    files: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    message: str,
+) -> None:
+    assert main([*files, "--output", str(tmp_path / "p"), *more]) != 0
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_text_on_both_sides_is_refused(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files[5] = files[3]
+    assert main([*files, "--output", str(tmp_path / "p")]) == 2
+    assert "12 texts are in --train and in --dev" in capsys.readouterr().err
