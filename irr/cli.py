@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Parser", "add_program_options", "fail", "main", "program_from", "run_command"]
 
+# Name: (module and function, what it is for).
 COMMANDS = {
-    "predict": "tag texts with labels",
-    "compile": "make a program for a label set from tens of labelled texts",
-    "evaluate": "measure predictions on documents with known labels",
+    "predict": ("irr.predict:main", "tag texts with labels"),
+    "compile": ("irr.compile:main", "make a program from tens of labelled texts"),
+    "evaluate": ("irr.evaluate:main", "measure predictions on texts with known labels"),
+    "show": ("irr.inspection:show", "print the card of a program"),
+    "diff": ("irr.inspection:diff", "say how two programs differ"),
+    "labels": ("irr.inspection:labels", "add labels to a program without compiling again"),
 }
 INTERRUPTED = 130
 DEFAULT_WINDOW = 100
@@ -47,11 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in COMMANDS:
         import importlib
 
-        module = importlib.import_module(f"irr.{arguments[0]}")
-        status: int = module.main(arguments[1:])
+        module, _, function = COMMANDS[arguments[0]][0].partition(":")
+        status: int = getattr(importlib.import_module(module), function)(arguments[1:])
         return status
     parser = Parser(prog="irr", description="Infer–Retrieve–Rank: tag texts with labels.")
-    listing = "\n".join(f"  {name:10} {purpose}" for name, purpose in COMMANDS.items())
+    listing = "\n".join(f"  {name:10} {purpose}" for name, (_, purpose) in COMMANDS.items())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = f"commands:\n{listing}\n\n'irr COMMAND --help' says more of each."
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="what to do")

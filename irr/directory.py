@@ -46,21 +46,33 @@ _STAGES = ("infer", "rank")
 _UNSET: dict[str, object] = {"nearest": None, "sizes": {}}
 
 
-def save_program(program: InferRetrieveRank, folder: Path | str, *, card: str = "") -> None:
+def save_program(
+    program: InferRetrieveRank,
+    folder: Path | str,
+    *,
+    card: str = "",
+    stages_of: Path | str | None = None,
+) -> None:
     """Write a program. The folder appears whole or not at all, in the place of an older program.
 
     The same program gives the same bytes.
+
+    Args:
+        card: what ``CARD.md`` holds.
+        stages_of: a program directory from which prompts, LM names and demonstrations are taken
+            as they are, for a program that was loaded without its LMs.
 
     Raises:
         OutputError: the folder cannot be written, or holds something that is no program.
     """
     folder = Path(folder)
     check_directory(folder)
+    stages = _stages_of(program) if stages_of is None else _saved_stages(Path(stages_of))
     try:
         new = folder.with_name(folder.name + ".new")
         discard(new)
         with atomic_directory(new) as draft:
-            _write(program, draft, card)
+            _write(program, draft, card, stages)
         if folder.exists():
             discard(folder)
         new.rename(folder)
@@ -84,24 +96,40 @@ def check_directory(folder: Path | str) -> None:
         raise OutputError(f"{folder}: its folder does not exist: create it first")
 
 
-def _write(program: InferRetrieveRank, folder: Path, card: str) -> None:
+_Stages = tuple[dict[str, Any], dict[str, Any]]  # rows of the manifest, demonstrations
+
+
+def _stages_of(program: InferRetrieveRank) -> _Stages:
+    rows = {stage: _stage_row(program, stage) for stage in _STAGES}
+    return rows, {stage: _demos(program, stage) for stage in _STAGES}
+
+
+def _saved_stages(folder: Path) -> _Stages:
+    demos = json.loads((folder / "demos.json").read_text(encoding="utf-8"))
+    return read_manifest(folder)["stages"], demos
+
+
+def _write(program: InferRetrieveRank, folder: Path, card: str, stages: _Stages) -> None:
     labels, retriever = program.labels, program.retriever
     lines = [json.dumps(_label_row(label), ensure_ascii=False) for label in labels]
     # Line separators inside texts are escaped, so that every line splitter agrees.
     text = "".join(line.translate(_ESCAPES) + "\n" for line in lines)
     (folder / "labels.jsonl").write_text(text, encoding="utf-8", newline="\n")
-    _write_json(folder / "demos.json", {stage: _demos(program, stage) for stage in _STAGES})
+    rows, demos = stages
+    _write_json(folder / "demos.json", demos)
     if retriever.priors is not None:
         np.save(folder / "priors.npy", retriever.priors, allow_pickle=False)
     retriever.index.save(folder / "index")
     (folder / CARD).write_text(card, encoding="utf-8", newline="\n")
-    _write_json(folder / MANIFEST, _manifest(program, folder))
+    _write_json(folder / MANIFEST, _manifest(program, folder, rows))
 
 
 _ESCAPES = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
-def _manifest(program: InferRetrieveRank, folder: Path) -> dict[str, object]:
+def _manifest(
+    program: InferRetrieveRank, folder: Path, stages: dict[str, Any]
+) -> dict[str, object]:
     retriever = program.retriever
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CARD)
     return {
@@ -110,7 +138,7 @@ def _manifest(program: InferRetrieveRank, folder: Path) -> dict[str, object]:
         "encoder": {"name": retriever.encoder.name, "fingerprint": retriever.encoder.fingerprint},
         "retrieve": asdict(retriever.settings),
         "fusion": program.fusion,
-        "stages": {stage: _stage_row(program, stage) for stage in _STAGES},
+        "stages": stages,
         "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in files},
     }
 
