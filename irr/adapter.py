@@ -65,6 +65,18 @@ class ListAdapter(dspy.Adapter):
             lm_kwargs.setdefault("response_format", _response_format(signature, inputs))
         return super()._call_preprocess(lm, lm_kwargs, signature, inputs)
 
+    def format(
+        self, signature: Any, demos: list[dict[str, Any]], inputs: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """The chat messages. DSPy's own version would look inside the texts for its markers of
+        pictures and files: a document could then put such parts into the prompt.
+        """
+        return [
+            {"role": "system", "content": self.format_system_message(signature)},
+            *self.format_demos(signature, demos),
+            {"role": "user", "content": self.format_user_message_content(signature, inputs)},
+        ]
+
     def format_system_message(self, signature: Any) -> str:
         name, field = _output(signature)
         example = '["…", "…"]' if field.annotation == list[str] else "[4, 17]"

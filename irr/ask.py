@@ -121,10 +121,12 @@ def _our_errors() -> Iterator[None]:
     """Turn the errors that DSPy wraps around ours back into ours."""
     try:
         yield
+        return
     except (AdapterParseError, DSPyLMError) as error:
         ours = as_irr_error(error)
-        if ours is not None:
-            raise ours from error
-        if isinstance(error, AdapterParseError):
-            raise ReplyError("the LM's reply is empty") from error
-        raise LMError(f"the LM could not be asked: {error}") from error
+        if ours is None and isinstance(error, AdapterParseError):
+            ours = ReplyError("the LM's reply is empty")
+        elif ours is None:
+            ours = LMError(f"the LM could not be asked: {error}")
+    # Not from within the handler: DSPy's error would become a cause of its own cause.
+    raise ours

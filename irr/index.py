@@ -26,6 +26,7 @@ from irr.vectors import (
     NEIGHBOURS,
     Floats,
     Integers,
+    cosines,
     first_rows,
     label_hubs,
     pool_rows,
@@ -138,8 +139,7 @@ class LabelIndex:
         if units.shape[1] != self.dimensions:
             message = f"queries have {units.shape[1]} dimensions, the index {self.dimensions}"
             raise EncoderError(f"{message}: use the encoder that the index was built with")
-        scores: Floats = units @ self.vectors.T
-        return pool_rows(scores, self._starts, axis=1)
+        return pool_rows(cosines(units, self.vectors), self._starts, axis=1)
 
     def search(self, queries: npt.ArrayLike, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
         """Find the k best labels of each query, best first, of equals the lower position first.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import random
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import dspy
@@ -28,6 +30,7 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 
 from irr.errors import ConfigurationError, LMError, ReplyError
 from irr.ledger import Ledger
+from irr.replies import excerpt
 from irr.types import Usage
 
 __all__ = [
@@ -47,6 +50,21 @@ OPENAI_BASE = "https://api.openai.com/v1"
 # Waits double from one second: five of them outlast the restart of a server (31 s).
 ATTEMPTS = 6
 LONGEST_WAIT = 600.0
+_WORTH_SAYING = 20.0
+# What servers that want no key are sent, since some want the header.
+_NO_KEY = "EMPTY"
+
+
+# What lm15 raises, and what it stumbles over in bodies that are no chat completion.
+_FORESEEN = (
+    lm15.LM15Error,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    OSError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +156,8 @@ def _resolve(settings: LMSettings) -> tuple[str, str, str]:
             f"{settings.name!r}: this version does not start vLLM by itself; run "
             f"'vllm serve {rest}' and give --lm {rest} --api-base http://127.0.0.1:8000/v1"
         )
-    if base is not None and not base.startswith(("http://", "https://")):
-        raise ConfigurationError(
-            f"--api-base {base!r} is no address: it begins with http:// or https:// "
-            "and usually ends with /v1"
-        )
+    if base is not None:
+        _check_address(base)
     model = rest if provider == "openai" and slash else settings.name
     if base is None and not (provider == "openai" and slash):
         raise ConfigurationError(
@@ -151,13 +166,44 @@ def _resolve(settings: LMSettings) -> tuple[str, str, str]:
         )
     if not model:
         raise ConfigurationError(f"--lm {settings.name!r} names no model: write openai/MODEL")
-    key = os.environ.get("IRR_API_KEY") or os.environ.get("OPENAI_API_KEY")
-    if base is None and not key:
+    return base or OPENAI_BASE, model, _key(settings.name, needed=base is None)
+
+
+def _check_address(base: str) -> None:
+    parts = urlsplit(base)
+    if parts.username is not None or parts.password is not None:
         raise ConfigurationError(
-            f"no key for {settings.name!r}: set OPENAI_API_KEY in the environment "
+            "--api-base holds a user name or password, which would show in messages: leave them "
+            "out, and give a key as OPENAI_API_KEY"
+        )
+    try:
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or any(char.isspace() for char in base):
+        raise ConfigurationError(
+            f"--api-base {base!r} is no address: it begins with http:// or https:// "
+            "and usually ends with /v1"
+        )
+
+
+def _key(name: str, *, needed: bool) -> str:
+    """The key from the environment. Messages never quote it."""
+    for variable in ("IRR_API_KEY", "OPENAI_API_KEY"):
+        key = os.environ.get(variable, "").strip()
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ConfigurationError(
+                f"{variable} holds a character that no key has (a line break or blank inside, or "
+                "one that is not ASCII): set it again"
+            )
+        if key:
+            return key
+    if needed:
+        raise ConfigurationError(
+            f"no key for {name!r}: set OPENAI_API_KEY in the environment "
             "(or --api-base for a server of your own)"
         )
-    return base or OPENAI_BASE, model, (key or "EMPTY").strip()
+    return _NO_KEY
 
 
 def _is_reasoning_model(model: str) -> bool:
@@ -310,7 +356,7 @@ class Engine:
         """Turn lm15's errors, and bodies it stumbles over, into `LMError`."""
         try:
             yield
-        except (lm15.LM15Error, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
+        except _FORESEEN as error:
             failure = self._failure(error, request)
             if failure.fatal and not failure.retryable and self._ledger is not None:
                 self._ledger.stop(failure)
@@ -320,6 +366,9 @@ class Engine:
         failure = _describe(error, request.model, self.base_url, self._key)
         if not self._answered and _is_refused_connection(error):
             failure.retryable = False
+        if self._answered and failure.status in (403, 404):
+            # It answered before with this key and model: this is about one document.
+            failure.fatal = False
         return failure
 
     def _sync_client(self) -> lm15.OpenAIChatLM:
@@ -327,7 +376,7 @@ class Engine:
 
         with self._lock:
             if self._client is None:
-                self._client = lm15.OpenAIChatLM(
+                self._client = _ChatLM(
                     transport=StdlibTransport(**self._transport_options()), **self._options()
                 )
             return self._client
@@ -342,6 +391,8 @@ class Engine:
                 client = lm15.AsyncOpenAIChatLM(
                     transport=StdlibAsyncTransport(**self._transport_options()), **self._options()
                 )
+                # The asynchronous client builds requests and reads replies by a synchronous one.
+                client._inner = _ChatLM(transport=client._inner.transport, **self._options())
                 self._clients[loop] = client
             return client
 
@@ -360,6 +411,26 @@ class Engine:
         }
 
 
+class _ChatLM(lm15.OpenAIChatLM):
+    """lm15's reader, which takes a good answer also when the token counts beside it are odd."""
+
+    def parse_response(self, request: Request, response: Any) -> Response:
+        if response.status >= 300:
+            headers = {name.lower(): value for name, value in response.headers}
+            where = headers.get("location", "another address")
+            raise lm15.InvalidRequestError(
+                f"moved to {where}: give that as --api-base", status=response.status
+            )
+        try:
+            return super().parse_response(request, response)
+        except (TypeError, ValueError):
+            body = response.json()
+            if not isinstance(body, dict) or "usage" not in body:
+                raise
+            bare = json.dumps({name: part for name, part in body.items() if name != "usage"})
+            return super().parse_response(request, replace(response, body=bare.encode()))
+
+
 class AsyncEngine:
     """The asynchronous face of an `Engine`, as DSPy wants it: a second object."""
 
@@ -375,41 +446,47 @@ class AsyncEngine:
 
 def as_irr_error(error: BaseException) -> LMError | None:
     """The `LMError` that DSPy wrapped into an error of its own, or None."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, LMError):
-            return seen
-        seen = seen.__cause__
-    return None
+    return next((cause for cause in _causes(error) if isinstance(cause, LMError)), None)
 
 
 def _wait(state: RetryCallState) -> float:
-    """Seconds before the next attempt: what the server asked for, else doubling with jitter."""
+    """Seconds before the next attempt: doubling with jitter, and never less than was asked for."""
     error = state.outcome.exception() if state.outcome is not None else None
     asked = error.retry_after if isinstance(error, LMError) else None
-    if asked is not None:
-        return min(asked, LONGEST_WAIT) + (random.uniform(0.0, 0.5) if asked > 0 else 0.0)
-    return float(2 ** (state.attempt_number - 1)) * random.uniform(0.75, 1.25)
+    own = float(2 ** (state.attempt_number - 1)) * random.uniform(0.75, 1.25)
+    if asked is not None and asked >= own:
+        if asked >= _WORTH_SAYING:
+            logger.warning("waiting %.0f s, as the LM's server asks", asked)
+        return asked + random.uniform(0.0, 0.5)
+    return own
 
 
 def _describe(error: Exception, model: str, base_url: str, key: str) -> LMError:
+    """What happened, in our words and the server's; the key is in neither."""
     status = getattr(error, "status", None)
-    said = _first_line(getattr(error, "message", None) or str(error)).replace(key, "…")
+    said = getattr(error, "message", None) or str(error)
+    if key != _NO_KEY:
+        said = said.replace(key, "…")
+    said = _first_line(said)
+    http = f"HTTP {status}" if status else "an error"
     if _is_too_long(error, said):
         return ContextTooLongError(f"the prompt is too long for {model!r}: {said}", status=status)
     if isinstance(error, lm15.AuthError):
-        message = (
-            f"the key was refused by {base_url} (HTTP {status}): set OPENAI_API_KEY to a valid key"
-        )
+        advice = "set OPENAI_API_KEY to a valid key"
+        message = f"the key was refused by {base_url} ({http}): {advice}"
         return LMError(message, fatal=True, status=status)
     if isinstance(error, lm15.BillingError):
         return LMError(f"{base_url} asks for payment: {said}", fatal=True, status=status)
     if isinstance(error, lm15.UnsupportedModelError) or status == 404:
-        message = f"{base_url} has no model {model!r} (HTTP {status}): {said}"
+        hint = "" if urlsplit(base_url).path.strip("/") else "; does the address end with /v1?"
+        message = f"{base_url} has no model {model!r} ({http}): {said}{hint}"
         return LMError(message, fatal=True, status=status)
     if isinstance(error, lm15.RateLimitError | lm15.ServerError | lm15.TimeoutError):
         retry_after = getattr(error, "retry_after", None)
-        message = f"{base_url} answered HTTP {status}: {said}"
+        if retry_after is not None and retry_after > LONGEST_WAIT:
+            message = f"{base_url} asks to wait {retry_after:,.0f} s ({http}): run again then"
+            return LMError(message, fatal=True, status=status)
+        message = f"{base_url} answered {http}: {said}"
         return LMError(message, retryable=True, retry_after=retry_after, status=status)
     if "read timed out" in said:
         message = f"no answer from {base_url} in time: raise --timeout for a slow server"
@@ -417,8 +494,10 @@ def _describe(error: Exception, model: str, base_url: str, key: str) -> LMError:
     if isinstance(error, lm15.TransportError | OSError):
         fatal = _is_refused_connection(error)
         return LMError(f"no answer from {base_url}: {said}", retryable=True, fatal=fatal)
-    if isinstance(error, lm15.ProviderError) and status is not None and status >= 400:
-        return LMError(f"{base_url} refused the request (HTTP {status}): {said}", status=status)
+    if status is not None and 300 <= status < 400:
+        return LMError(f"{base_url} answered {http}: {said}", fatal=True, status=status)
+    if status is not None and status >= 400:
+        return LMError(f"{base_url} refused the request ({http}): {said}", status=status)
     return LMError(f"{base_url} sent a reply that is no chat completion: {said}", retryable=True)
 
 
@@ -435,10 +514,17 @@ def _is_too_long(error: Exception, said: str) -> bool:
 
 
 def _checked(response: Response, request: Request) -> Response:
+    """A reply that can be read, or `ReplyError` with what the LM said instead of answering."""
     if response.finish_reason == "length":
         limit = request.config.max_tokens
         at = f" at {limit} tokens" if limit else ""
         raise ReplyError(f"the LM's reply was cut off{at}")
+    if response.finish_reason == "content_filter":
+        raise ReplyError("the server's content filter held the LM's reply back")
+    if not response.message.text:
+        refused = next((part for part in response.message.parts if part.type == "refusal"), None)
+        if refused is not None:
+            raise ReplyError(f"the LM refused: {excerpt(refused.text)}")
     return response
 
 
@@ -456,12 +542,20 @@ def _without_schema(request: Request) -> Request:
 
 
 def _is_refused_connection(error: BaseException) -> bool:
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ConnectionRefusedError) or type(seen).__name__ == "ConnectError":
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
+    return any(
+        isinstance(cause, ConnectionRefusedError) or type(cause).__name__ == "ConnectError"
+        for cause in _causes(error)
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what is behind it; causes may form a ring, which is gone through once."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        yield cause
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
 
 
 def _first_line(text: str) -> str:

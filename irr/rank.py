@@ -17,7 +17,7 @@ from irr.adapter import rank_signature
 from irr.ask import Answer, Steps, Usable, arun, run
 from irr.chunks import split_text
 from irr.demos import NearestDemos
-from irr.errors import LMError, ReplyError
+from irr.errors import ConfigurationError, LMError, ReplyError
 from irr.lm import ContextTooLongError
 from irr.prompts import Prompts
 from irr.replies import resolve_picks
@@ -78,6 +78,8 @@ class Rank(dspy.Module):
 
     def __init__(self, prompts: Prompts, *, window: int = WINDOW) -> None:
         super().__init__()
+        if window < 1:
+            raise ConfigurationError(f"a window holds at least 1 candidate, not {window}")
         self.predict = dspy.Predict(rank_signature(prompts))
         self.window = window
         self.nearest: NearestDemos | None = None
@@ -148,7 +150,8 @@ class _Round:
         if isinstance(answer, LMError):
             raise answer
         names = [self.names[position] for position in window]
-        return [window[pick] for pick in resolve_picks(answer, names)]
+        shown = [self.shown[position] for position in window]
+        return [window[pick] for pick in _resolved(answer, names, shown)]
 
     def _shrink(self, answers: Sequence[Answer]) -> None:
         if self.window > _SMALLEST_WINDOW:
@@ -163,15 +166,18 @@ class _Round:
 
 def _picks_one_of(candidates: Sequence[Label]) -> Usable:
     """No pick at all is an answer; picks that are no candidates are not."""
-    names = [label.name for label in candidates]
+    names = {show_candidate(label): label.name for label in candidates}
 
     def usable(question: dict[str, Any], picks: list[Any]) -> bool:
-        numbers = range(1, len(question["candidates"]) + 1)
-        by_number = any(isinstance(pick, int) and pick in numbers for pick in picks)
-        written = [pick for pick in picks if isinstance(pick, str)]
-        return not picks or by_number or bool(resolve_picks(written, names))
+        shown = question["candidates"]
+        return not picks or bool(_resolved(picks, [names[line] for line in shown], shown))
 
     return usable
+
+
+def _resolved(picks: list[Any], names: Sequence[str], shown: Sequence[str]) -> list[int]:
+    """Positions of what was picked: by number or name, else as the prompt showed it."""
+    return resolve_picks(picks, names) or resolve_picks(picks, shown)
 
 
 def _windows(positions: list[int], size: int) -> list[list[int]]:

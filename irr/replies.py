@@ -24,9 +24,11 @@ __all__ = [
 
 MAX_GUESSES = 64
 MAX_GUESS_CHARS = 200
+# A list of guesses or numbers is far shorter; what is longer went wrong.
+MOST_CHARS = 50_000
 
 _THINKING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-_FENCE = re.compile(r"^\s*```[\w-]*\s*$", re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*```[\w-]*[ \t]*$", re.MULTILINE)
 # A marker in front of a list item: "-", "*", "•", "3.", "3)", "(3)".
 _BULLET = re.compile(r"^\s*(?:[-*•–]|\(?\d{1,3}[.)])\s+")
 # "3", "[3]", "#3" or "candidate 3" at the start of a line, then the end, a mark or a space.
@@ -34,9 +36,7 @@ _LEADING_NUMBER = re.compile(
     r"^\s*(?:[-*•–]\s*)?(?:candidate\s*)?[#(\[]?(\d{1,6})[)\].:,]?(?:\s+(.*))?$", re.IGNORECASE
 )
 _NUMBERS_ONLY = re.compile(
-    r"^[^\w\[(]*(?:[A-Za-z ]{0,24}[:=])?[\s\[(]*(\d{1,6}(?:(?:\s*[,;>]\s*(?:and\s+)?|\s+and\s+|\s+)"
-    r"\d{1,6})*)[\s\])]*\.?\s*$",
-    re.IGNORECASE,
+    r"(?:[A-Za-z ]{0,24}[:=])?[\s\[(#]*\d[\d\s,;>#]*(?:and\s+\d+)?[\s\])]*\.?"
 )
 # "[3] use databases": a number in brackets is the line's mark there, not a list of one.
 _BRACKETED_LINE = re.compile(r"\[\d{1,6}\][ \t]*\w")
@@ -98,28 +98,39 @@ def parse_picks(reply: str) -> list[int | str]:
         return [item for item in map(_number, items) if item is not None]
     if _NONE.match(text):
         return []
-    if match := _NUMBERS_ONLY.match(text):
-        return [int(number) for number in re.findall(r"\d+", match[1])]
+    if _NUMBERS_ONLY.fullmatch(text):
+        return [int(number) for number in re.findall(r"\d{1,6}", text)]
     return _line_picks(text)
 
 
 def resolve_picks(picks: Sequence[int | str], names: Sequence[str]) -> list[int]:
     """Positions (from 0) of the candidates that were picked, in order, without repeats.
 
-    A number counts from 1; numbers out of range and names that are no candidate's are left out.
+    A number counts from 1. A text is looked up as a name first, then as "17. name", and only then
+    as a number with something behind it: names may begin with numbers, and an LM that writes
+    names may number its answer. What is no candidate's is left out.
 
-    >>> resolve_picks([2, 9, "SQL", 2], ["use databases", "SQL", "SPARQL"])
-    [1]
+    >>> resolve_picks([2, 9, "SQL", "1. SPARQL", 2], ["use databases", "SQL", "SPARQL"])
+    [1, 2]
     """
-    by_name = {name.casefold(): position for position, name in reversed(list(enumerate(names)))}
+    by_name = {_folded(name): position for position, name in reversed(list(enumerate(names)))}
     positions: dict[int, None] = {}
     for pick in picks:
-        if isinstance(pick, int):
-            if 1 <= pick <= len(names):
-                positions[pick - 1] = None
-        elif (position := by_name.get(pick.strip().casefold())) is not None:
+        position = pick - 1 if isinstance(pick, int) else _named(pick, by_name)
+        if position is not None and 0 <= position < len(names):
             positions[position] = None
     return list(positions)
+
+
+def _named(pick: str, by_name: dict[str, int]) -> int | None:
+    position = by_name.get(_folded(pick))
+    if position is None and (match := _LEADING_NUMBER.match(pick)):
+        position = by_name.get(_folded(match[2] or ""), int(match[1]) - 1)
+    return position
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.split()).casefold()
 
 
 def excerpt(reply: str, limit: int = 80) -> str:
@@ -130,6 +141,8 @@ def excerpt(reply: str, limit: int = 80) -> str:
 
 
 def _clean(reply: str) -> str:
+    if len(reply) > MOST_CHARS:
+        raise ReplyError(f"the LM's reply has {len(reply):,} characters: {excerpt(reply)}")
     text = _FENCE.sub("", _THINKING.sub("", reply)).strip().removeprefix("\ufeff").strip()
     if not text:
         raise ReplyError("the LM's reply is empty")
@@ -206,7 +219,8 @@ def _line_picks(text: str) -> list[int | str]:
         if match := _LEADING_NUMBER.match(line):
             rest = (match[2] or "").strip()
             # "1. 17": an enumeration of numbers, where the second is the pick.
-            picks.append(int(rest) if rest.isdigit() and len(rest) <= 6 else int(match[1]))
+            alone = int(rest) if rest.isdecimal() and len(rest) <= 6 else int(match[1])
+            picks.append(line.strip() if rest and not rest.isdecimal() else alone)
         elif _BULLET.match(line):
             picks.append(_BULLET.sub("", line).strip())
     if not picks:
@@ -223,5 +237,5 @@ def _number(item: object) -> int | str | None:
         return int(item) if item.is_integer() and abs(item) < 1e9 else None
     if isinstance(item, str):
         match = _LEADING_NUMBER.match(item)
-        return int(match[1]) if match else item
+        return int(match[1]) if match and not match[2] else item
     return None

@@ -20,6 +20,7 @@ __all__ = [
     "NEIGHBOURS",
     "Floats",
     "Integers",
+    "cosines",
     "first_rows",
     "label_hubs",
     "mean_of_highest",
@@ -38,6 +39,10 @@ MOST_COMPARED = 100_000
 # Floats in one block of scores: 64 MB.
 BLOCK = 1 << 24
 _FOLDS = 32
+# Multiplications up to which OpenBLAS multiplies without packing its operands.
+_SMALL_PRODUCT = 1_000_000
+# Rows of a block below which the calls cost more than packing would.
+_SMALLEST_BLOCK = 64
 
 
 def unit_rows(vectors: npt.ArrayLike) -> Floats:
@@ -60,6 +65,30 @@ def unit_rows(vectors: npt.ArrayLike) -> Floats:
     lengths[lengths == 0] = 1
     units: Floats = (matrix / lengths[:, None]).astype(np.float32)
     return units
+
+
+def cosines(queries: Floats, vectors: Floats) -> Floats:
+    """Multiply queries @ vectors.T, for few queries block by block.
+
+    For a handful of queries, packing all vectors takes longer than multiplying them.
+
+    Args:
+        queries: (q, d) unit rows.
+        vectors: (n, d) unit rows.
+
+    Returns:
+        (q, n) float32.
+    """
+    step = _SMALL_PRODUCT // max(1, queries.size)
+    if len(queries) < 2 or step < _SMALLEST_BLOCK:
+        product: Floats = queries @ vectors.T
+        return product
+    columns = np.ascontiguousarray(queries.T)
+    found = np.empty((len(queries), len(vectors)), np.float32)
+    for first in range(0, len(vectors), step):
+        block = slice(first, first + step)
+        found[:, block] = (vectors[block] @ columns).T
+    return found
 
 
 def top_k(scores: npt.NDArray[Any], k: int) -> npt.NDArray[np.int64]:

@@ -206,3 +206,94 @@ def test_the_key_is_in_no_message(serve: Serve, monkeypatch: pytest.MonkeyPatch)
         asyncio.run(engine.acomplete(request()))
     assert "canary" not in str(caught.value)
     assert "canary" not in repr(engine)
+
+
+@pytest.mark.parametrize("usage", ["-1", '"many"', "[1]", "1.5", "null", '{"prompt_tokens": -3}'])
+def test_odd_token_counts_do_not_cost_a_good_reply(serve: Serve, usage: str) -> None:
+    choice = '{"index": 0, "message": {"role": "assistant", "content": "hi"}}'
+    counted = f'{{"prompt_tokens": {usage}}}' if usage != "null" else usage
+    body = f'{{"id": "x", "choices": [{choice}], "usage": {counted}}}'
+    server = serve(lambda call: Reply(raw=body.encode()))
+    assert ask(engine_of(server)) == "hi"
+    assert len(server.calls) == 1
+
+
+def test_a_deeply_nested_body_is_tried_again(serve: Serve, no_waiting: list[float]) -> None:
+    server = serve(lambda call: Reply(raw=b"[" * 50_000) if call.number == 0 else "hi")
+    assert ask(engine_of(server)) == "hi"
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "said"),
+    [
+        ('{"role": "assistant", "refusal": "I will not."}', "stop", "refused: 'I will not.'"),
+        ('{"role": "assistant", "content": "half"}', "content_filter", "content filter"),
+    ],
+)
+def test_what_is_no_answer_says_why(serve: Serve, message: str, reason: str, said: str) -> None:
+    choice = f'{{"index": 0, "message": {message}, "finish_reason": "{reason}"}}'
+    server = serve(lambda call: Reply(raw=f'{{"id": "x", "choices": [{choice}]}}'.encode()))
+    with pytest.raises(ReplyError, match=said):
+        ask(engine_of(server))
+
+
+def test_a_redirect_says_where_to(serve: Serve) -> None:
+    server = serve(lambda call: Reply("[1]", status=307, headers={"Location": "http://x/v1"}))
+    with pytest.raises(LMError, match="moved to http://x/v1: give that as --api-base"):
+        ask(engine_of(server))
+
+
+def test_a_403_after_good_answers_is_about_one_document(serve: Serve) -> None:
+    server = serve(lambda call: "hi" if call.number == 0 else Reply("blocked", status=403))
+    engine = engine_of(server)
+    assert ask(engine) == "hi"
+    with pytest.raises(LMError) as caught:
+        ask(engine)
+    assert not caught.value.fatal
+
+
+def test_retry_after_zero_still_waits_and_a_day_is_not_waited(
+    serve: Serve, no_waiting: list[float]
+) -> None:
+    def script(call: Call) -> Reply | str:
+        return Reply(status=429, headers={"Retry-After": "0"}) if call.number < 2 else "hi"
+
+    assert ask(engine_of(serve(script))) == "hi"
+    assert no_waiting[0] >= 0.7
+    day = serve(lambda call: Reply(status=429, headers={"Retry-After": "86400"}))
+    with pytest.raises(LMError, match="asks to wait 86,400 s") as caught:
+        ask(engine_of(day))
+    assert caught.value.fatal
+    assert len(day.calls) == 1
+
+
+@pytest.mark.parametrize("key", ["sk-SECRET\nabc", "sk-SECRÉT", "sk SECRET"])
+def test_a_key_that_cannot_be_sent_is_refused_without_being_shown(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ConfigurationError, match="OPENAI_API_KEY holds a character") as caught:
+        open_lm(LMSettings("m", "http://127.0.0.1:9/v1"))
+    assert "SECR" not in str(caught.value)
+
+
+def test_a_key_near_the_end_of_a_message_is_not_half_shown(serve: Serve) -> None:
+    server = serve(lambda call: Reply("x" * 290 + call.headers["authorization"], status=400))
+    engine = Engine(server.url, "sk-canary" * 9, timeout=5, max_in_flight=1)
+    with pytest.raises(LMError) as caught:
+        ask(engine)
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "base", ["http://", "http://h:0/v1", "http://h:x/v1", "http://a b/v1", "ftp://h/v1"]
+)
+def test_addresses_that_are_none(base: str) -> None:
+    with pytest.raises(ConfigurationError, match="is no address"):
+        open_lm(LMSettings("m", base))
+
+
+def test_a_password_in_the_address_is_refused_without_being_shown() -> None:
+    with pytest.raises(ConfigurationError, match="leave them out") as caught:
+        open_lm(LMSettings("m", "http://user:PASSW0RD@h/v1"))
+    assert "PASSW0RD" not in str(caught.value)

@@ -86,12 +86,13 @@ def test_guesses_are_bounded() -> None:
         ("```\n[3, 17]\n```", [3, 17]),
         ("The best are [3, 17], I think.", [3, 17]),
         ('{"ranking": ["3", "17"]}', [3, 17]),
-        ('{"ranking": ["3. use databases", "SQL"]}', [3, "SQL"]),
+        ('{"ranking": ["3. use databases", "SQL"]}', ["3. use databases", "SQL"]),
+        ('{"ranking": ["#3", "[17]", "4."]}', [3, 17, 4]),
         ('{"ranking": [{"number": 3, "label": "x"}]}', [3]),
         ('{"ranking": [3.0, 2.5, true, null]}', [3]),
-        ("3. use databases\n17. SQL", [3, 17]),
+        ("3. use databases\n17. SQL", ["3. use databases", "17. SQL"]),
         ("1. 17\n2. 3", [17, 3]),
-        ("[3] use databases\n[17] SQL", [3, 17]),
+        ("[3] use databases\n[17] SQL", ["[3] use databases", "[17] SQL"]),
         ("Candidate 3\nCandidate 17", [3, 17]),
         ("- use databases\n- SQL", ["use databases", "SQL"]),
         ("3", [3]),
@@ -112,6 +113,29 @@ def test_picks_are_read(reply: str, picks: list[int | str]) -> None:
 def test_picks_that_cannot_be_read_are_an_error(reply: str) -> None:
     with pytest.raises(ReplyError):
         parse_picks(reply)
+
+
+@pytest.mark.parametrize(
+    ("picks", "names", "positions"),
+    [
+        (["3. SPARQL", "1. SQL"], ["a", "SQL", "SPARQL"], [2, 1]),  # an enumeration of names
+        (["3. something else"], ["a", "SQL", "SPARQL"], [2]),
+        (["46, XX hermaphrodite"], ["SQL", "46, XX hermaphrodite"], [1]),
+        (["2 stroke engine"], ["2 stroke engine", "SQL"], [0]),
+        (["17"], ["a", "17"], [1]),
+        (["two\nlines"], ["a", "two lines"], [1]),
+    ],
+)
+def test_names_come_before_numbers(
+    picks: list[int | str], names: list[str], positions: list[int]
+) -> None:
+    assert resolve_picks(picks, names) == positions
+
+
+def test_a_reply_of_any_length_is_read_at_once() -> None:
+    for reply in ("\n" * 10**6, "1" + " " * 10**6 + "x", "`" * 10**6, "[" * 10**6):
+        with pytest.raises(ReplyError):
+            parse_picks(reply)
 
 
 def test_picks_become_positions_of_candidates_only() -> None:

@@ -224,3 +224,11 @@ def test_descriptions_reach_the_prompt_and_names_are_understood(serve: Serve) ->
     reply = asyncio.run(stage.acall(text="x", candidates=labels))
     assert server.calls[0].candidates == ["COBOL", "SQL (A query language.)"]
     assert reply.order == [1, 0]
+
+
+def test_a_connection_that_breaks_at_the_second_attempt(
+    serve: Serve, no_waiting: list[float]
+) -> None:
+    replies = ["[1, 2]", Reply("x", cut=40), '["SQL"]']
+    server = serve(lambda call: replies[min(call.number, 2)])
+    assert infer(server, "x").guesses == ["SQL"]

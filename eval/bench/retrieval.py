@@ -38,7 +38,7 @@ from irr.retrieve import Retriever
 from irr.vectors import BLOCK, top_k, unit_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from reporting import emit, parser, run, show_machine  # noqa: E402
+from reporting import emit, parser, run, show_machine
 
 Floats = npt.NDArray[np.float32]
 Ranking = list[tuple[str, float]]
