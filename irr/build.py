@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from irr.encoder import DEFAULT_ENCODER, load_encoder
-from irr.errors import ConfigurationError, InputError
+from irr.errors import ConfigurationError, DocumentError, InputError
 from irr.index import open_index
 from irr.labels import LabelSet
 from irr.program import InferRetrieveRank
@@ -92,6 +92,8 @@ def build_program(
         IrrError: a file, name or setting cannot be used; nothing was sent to any LM.
     """
     choice = LMChoice(lm) if isinstance(lm, str) else lm
+    if examples and all(choice.for_stage(stage)[0] == "none" for stage in ("infer", "rank")):
+        raise ConfigurationError("--examples are shown to an LM: give one with --lm")
     wording = read_prompts(prompts)
     lms = _open(choice, ledger)
     label_set = labels if isinstance(labels, LabelSet) else LabelSet.read(labels)
@@ -169,15 +171,16 @@ def read_priors(path: Path | str, labels: LabelSet) -> list[float]:
         raise InputError(f"cannot be read: {error}", path=path) from None
     except json.JSONDecodeError as error:
         raise InputError(f"not JSON: {error.msg}", path=path, line=error.lineno) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not usable JSON: {error}", path=path) from None
     if not isinstance(table, dict):
         raise InputError("priors are a JSON object: label name or id -> number", path=path)
     priors = [0.0] * len(labels)
     fitting = 0
     for name, value in table.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e300:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e30:
             raise InputError(f"the prior of {name!r} is no number of at least 0", path=path)
-        position = labels.find(name.strip())
-        if position is not None:
+        for position in labels.find_all(name.strip()):
             priors[position] = float(value)
             fitting += 1
     if not fitting:
@@ -208,6 +211,20 @@ def _open(choice: LMChoice, ledger: Ledger | None) -> dict[str, dspy.LM | None]:
     return {stage: opened.get(choice.for_stage(stage)) for stage in ("infer", "rank")}
 
 
+def _gold(document: Document, labels: LabelSet) -> list[int]:
+    """The labels of an example; of a name that several labels have, the first."""
+    positions = []
+    for name in document.gold or ():
+        found = labels.find_all(name)
+        if not found:
+            raise DocumentError(
+                f"the example {document.id!r} has the label {name!r}, which is not in the label "
+                "set: mend its name, or leave it out"
+            )
+        positions.append(found[0])
+    return list(dict.fromkeys(positions))
+
+
 def _show_examples(program: InferRetrieveRank, examples: Sequence[Document]) -> None:
     """Give labelled documents to the stages as demonstrations.
 
@@ -219,13 +236,11 @@ def _show_examples(program: InferRetrieveRank, examples: Sequence[Document]) -> 
     from irr.phrases import phrases
     from irr.rank import show_candidate
 
-    if program.infer is None and program.rank is None:
-        raise ConfigurationError("--examples are shown to an LM: give one with --lm")
     labels = program.labels
     infer_demos, rank_demos = [], []
     for document in examples[:MOST_EXAMPLES]:
         text = document.text[:_EXAMPLE_CHARS]
-        gold = [labels.position_of(name) for name in document.gold or ()]
+        gold = _gold(document, labels)
         found = program.retriever.retrieve(phrases(text), ())
         shown = [candidate.position for candidate in found if candidate.position not in gold]
         shown = shown[: max(0, _EXAMPLE_CANDIDATES - len(gold))]

@@ -20,6 +20,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from irr.errors import ConfigurationError
+
 __all__ = [
     "atomic_directory",
     "cache_root",
@@ -38,9 +40,19 @@ SETTLED_NS = 2_000_000_000
 
 
 def cache_root() -> Path:
-    """The folder of the cache: ``$IRR_CACHE``, else the platform's. It may not exist yet."""
+    """The folder of the cache: ``$IRR_CACHE``, else the platform's. It may not exist yet.
+
+    Raises:
+        ConfigurationError: ``$IRR_CACHE`` begins with a "~" that stands for no known folder.
+    """
     if chosen := os.environ.get("IRR_CACHE"):
-        return Path(chosen).expanduser().absolute()
+        try:
+            return Path(chosen).expanduser().absolute()
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"IRR_CACHE={chosen}: no home folder is known for {Path(chosen).parts[0]!r}: "
+                "write the path in full"
+            ) from error
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("irr", appauthor=False))

@@ -12,15 +12,25 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
-from irr.errors import ConfigurationError, DocumentError
+from irr.errors import ConfigurationError, DocumentError, InputError
 from irr.files import HALF_CHARACTER, TextFile, split_cell
 from irr.types import Document
 
 __all__ = ["documents_from_texts", "read_documents", "read_gold"]
 
-_Located = Iterator[tuple[TextFile, int | None, Document]]
-"""Documents, each with its file and the line on which it begins, for errors."""
+
+class _Row(NamedTuple):
+    """A document, and for errors its file, the line on which it begins, and whose its id is."""
+
+    file: TextFile
+    line: int | None
+    document: Document
+    numbered: bool
+
+
+_Located = Iterator[_Row]
 _Lines = Iterator[tuple[int, str]]
 
 
@@ -33,7 +43,8 @@ def read_documents(source: str | Path, *, text_column: str | None = None) -> Ite
     - a folder: its .txt files, those in folders below too, hidden ones not; sorted by id, which
       is the path inside the folder without the ending.
     - "-": standard input, as .jsonl where the first character that is not white space is "{",
-      else a document a line.
+      else a document a line. So too ``/dev/stdin``, ``/dev/fd/63`` (``<(…)`` of the shell), and
+      pipes and devices with none of these endings.
 
     Without an id (a number will do) the document is numbered: the first row is "1". Labels may be
     missing or null (`gold` is None) and lose exact duplicates. Texts are kept as they are, and may
@@ -77,8 +88,6 @@ def _read(source: str | Path, text_column: str | None) -> _Located:
         _refuse_column(source, text_column)
         return _read_folder(Path(source))
     file = TextFile(source, DocumentError)
-    if file.is_stdin:
-        return _read_stdin(file, text_column)
     if file.ending == ".jsonl":
         return _read_json(file, file.pieces(), text_column or "text")
     if file.ending in (".csv", ".tsv"):
@@ -86,8 +95,11 @@ def _read(source: str | Path, text_column: str | None) -> _Located:
     if file.ending == ".txt":
         _refuse_column(source, text_column)
         return _read_text(file, _stem(Path(source).name))
+    if file.is_stream:
+        return _read_stream(file, text_column)
     raise file.failure(
-        "cannot tell its format by its name: it must end in .jsonl, .csv, .tsv or .txt"
+        "cannot tell its format by its name: it must end in .jsonl, .csv, .tsv or .txt; "
+        "or send it to standard input and give '-'"
     )
 
 
@@ -126,10 +138,10 @@ def _read_text(file: TextFile, id_: str) -> _Located:
     text = "".join(piece for _, piece in file.pieces())
     if HALF_CHARACTER.search(id_):
         raise file.failure("its name is not valid UTF-8: rename it")
-    yield file, None, Document(id_, text)
+    yield _Row(file, None, Document(id_, text), numbered=False)
 
 
-def _read_stdin(file: TextFile, text_column: str | None) -> _Located:
+def _read_stream(file: TextFile, text_column: str | None) -> _Located:
     lines = file.lines()
     blank: list[tuple[int, str]] = []
     for line in lines:
@@ -141,7 +153,7 @@ def _read_stdin(file: TextFile, text_column: str | None) -> _Located:
         yield from _read_json(file, start, text_column or "text")
     else:
         for number, text in start:
-            yield file, number, Document(str(number), text)
+            yield _Row(file, number, Document(str(number), text), numbered=True)
 
 
 def _read_json(file: TextFile, lines: _Lines, text_key: str) -> _Located:
@@ -159,7 +171,7 @@ def _read_json(file: TextFile, lines: _Lines, text_key: str) -> _Located:
             file.string(value[text_key], f'"{text_key}"', line),
             None if labels is None else _distinct(file.identifiers(labels, '"labels"', line)),
         )
-        yield file, line, document
+        yield _Row(file, line, document, numbered=id_ is None)
 
 
 def _read_table(file: TextFile, delimiter: str, text_column: str) -> _Located:
@@ -173,7 +185,7 @@ def _read_table(file: TextFile, delimiter: str, text_column: str) -> _Located:
             row[text],
             None if labels is None else _distinct(split_cell(row[labels])),
         )
-        yield file, line, document
+        yield _Row(file, line, document, numbered=id_ is None)
 
 
 def _distinct(labels: Iterable[str]) -> tuple[str, ...]:
@@ -183,27 +195,33 @@ def _distinct(labels: Iterable[str]) -> tuple[str, ...]:
 def _unique(located: _Located) -> _Located:
     # A stream cannot look back to tell a repeated id from a collision of hashes: 128 bits make
     # the latter unthinkable, at some 100 bytes of memory a document however long the ids are.
-    seen: set[bytes] = set()
-    for file, line, document in located:
-        digest = blake2b(document.id.encode(), digest_size=16).digest()
+    seen: dict[bytes, bool] = {}
+    for row in located:
+        digest = blake2b(row.document.id.encode(), digest_size=16).digest()
         if digest in seen:
-            raise file.failure(
-                f"the id {document.id!r} came before: ids must be unique; rename one", line
-            )
-        seen.add(digest)
-        yield file, line, document
+            raise _came_before(row, row.numbered or seen[digest])
+        seen[digest] = row.numbered
+        yield row
+
+
+def _came_before(row: _Row, numbered: bool) -> InputError:
+    cure = "ids must be unique; rename one"
+    if numbered:
+        cure = "a row without an id is given its number as id; give every row an id, or none"
+    return row.file.failure(f"the id {row.document.id!r} came before: {cure}", row.line)
 
 
 def _with_gold(source: str | Path, located: _Located) -> _Located:
     empty = True
-    for file, line, document in located:
+    for row in located:
         empty = False
-        if document.gold is None:
-            raise file.failure('has no "labels": add them, [] for a document with none', line)
-        yield file, line, document
+        if row.document.gold is None:
+            message = 'has no "labels": add them, [] for a document with none'
+            raise row.file.failure(message, row.line)
+        yield row
     if empty:
         raise DocumentError("holds no documents: add some with labels", path=source)
 
 
 def _documents(located: _Located) -> Iterator[Document]:
-    return (document for _, _, document in located)
+    return (row.document for row in located)

@@ -11,12 +11,13 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from irr.cli import Parser, add_program_options, run_command
+from irr.cli import SOME_FAILED, Parser, run_command
 from irr.errors import ConfigurationError
+from irr.options import add_program_options
 from irr.types import Document, Prediction
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Evaluation:
     """Scores by metric name; `documents` read, `failed` of them without a prediction.
 
     `unknown` counts gold labels that are not in the label set: they stay in the gold, where
-    nothing can find them.
+    nothing can find them. `failure` is the message of the first that failed.
     """
 
     scores: dict[str, Score]
@@ -42,6 +43,7 @@ class Evaluation:
     failed: int
     unknown: dict[str, int]
     calls: int = 0
+    failure: str | None = None
 
 
 def parse_metrics(text: str) -> list[tuple[str, int]]:
@@ -66,11 +68,16 @@ def parse_metrics(text: str) -> list[tuple[str, int]]:
 
 
 def evaluate(
-    program: InferRetrieveRank, gold: Sequence[Document], metrics: Sequence[tuple[str, int]]
+    program: InferRetrieveRank,
+    gold: Sequence[Document],
+    metrics: Sequence[tuple[str, int]],
+    *,
+    progress: Callable[[Prediction], None] = lambda _: None,
 ) -> Evaluation:
     """Predict every document once and score the predictions."""
     depth = max((k for _, k in metrics), default=1)
-    return score_predictions(program.predict_many(gold, top_k=depth), gold, program.labels, metrics)
+    predictions = program.predict_many(gold, top_k=depth)
+    return score_predictions(predictions, gold, program.labels, metrics, progress=progress)
 
 
 def score_predictions(
@@ -78,36 +85,52 @@ def score_predictions(
     gold: Sequence[Document],
     labels: LabelSet,
     metrics: Sequence[tuple[str, int]],
+    *,
+    progress: Callable[[Prediction], None] = lambda _: None,
 ) -> Evaluation:
     """Score predictions, one a gold document in the same order.
 
     A prediction that failed scores 0. Documents without gold labels are left out of the means.
+    A gold name that several labels have stands for the one of them that is predicted first.
     """
     from irr.metrics import METRICS, mean_score
 
     unknown: Counter[str] = Counter()
+    wanted = [_Wanted(document, labels, unknown) for document in gold]
     columns: dict[str, list[float | None]] = {f"{name}@{k}": [] for name, k in metrics}
     failed = calls = 0
-    for prediction, document in zip(predictions, gold, strict=True):
-        wanted = _positions(document, labels, unknown)
-        found = [labels.find(label.id) for label in prediction.labels]
+    failure = None
+    for prediction, want in zip(predictions, wanted, strict=True):
+        found = want.named(labels.find(label.id) for label in prediction.labels)
         failed += prediction.status != "ok"
         calls += prediction.usage.calls
+        failure = failure or (prediction.error[1] if prediction.error else None)
         for name, k in metrics:
-            columns[f"{name}@{k}"].append(METRICS[name](found, wanted, k))
+            columns[f"{name}@{k}"].append(METRICS[name](found, want.names, k))
+        progress(prediction)
     scores = {name: mean_score(column) for name, column in columns.items()}
-    return Evaluation(scores, len(gold), failed, dict(unknown), calls)
+    return Evaluation(scores, len(gold), failed, dict(unknown), calls, failure)
 
 
-def _positions(document: Document, labels: LabelSet, unknown: Counter[str]) -> set[int | str]:
-    """The positions of a document's gold labels; of one that is unknown its name."""
-    positions: set[int | str] = set()
-    for name in document.gold or ():
-        position = labels.find(name)
-        if position is None:
-            unknown[name] += 1
-        positions.add(name if position is None else position)
-    return positions
+class _Wanted:
+    """The gold of a document: its names, and which of them each label answers."""
+
+    def __init__(self, document: Document, labels: LabelSet, unknown: Counter[str]) -> None:
+        self._name_of: dict[int, str] = {}
+        self.names: set[str] = set()
+        for name in document.gold or ():
+            positions = labels.find_all(name)
+            if not positions:
+                unknown[name] += 1
+            # A label that is named twice, by id and by name, is wanted once.
+            known = next((self._name_of[p] for p in positions if p in self._name_of), name)
+            self.names.add(known)
+            for position in positions:
+                self._name_of.setdefault(position, known)
+
+    def named(self, positions: Iterable[int | None]) -> list[object]:
+        """A ranking of positions with each that is wanted replaced by the gold name."""
+        return [self._name_of.get(p, ("not wanted", p)) for p in positions if p is not None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,14 +161,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from irr.cli import program_from
     from irr.documents import read_gold
+    from irr.options import program_from
     from irr.program import InferRetrieveRank
+    from irr.show import RunProgress
 
     metrics = parse_metrics(arguments.metrics)
     gold = list(read_gold(arguments.input))
-    program = program_from(arguments)
-    results = {"program": evaluate(program, gold, metrics)}
+    program = program_from(arguments, depth=max(k for _, k in metrics))
+    with RunProgress(shown=True) as shown:
+        results = {"program": evaluate(program, gold, metrics, progress=shown.add)}
     if program.infer is not None or program.rank is not None:
         without = InferRetrieveRank(program.labels, program.retriever)
         results["no LM"] = evaluate(without, gold, metrics)
@@ -153,6 +178,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(_as_json(results), ensure_ascii=False) + "\n")
     else:
         _print(results)
+    if results["program"].failed:
+        sys.stderr.write(f"irr: the first that failed: {results['program'].failure}\n")
+        return SOME_FAILED
     return 0
 
 

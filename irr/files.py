@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 import re
 import sys
 import zlib
@@ -29,6 +30,7 @@ HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair: JSON and file names may smuggle it in, UTF-8 cannot hold it."""
 
 _BOM = b"\xef\xbb\xbf"
+_DESCRIPTOR = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/(self|\d+)/fd/\d+")
 _LONGEST_CELL = 2**31 - 1
 _MAGIC = {
     b"\x1f\x8b": "This looks like gzip: unpack it, or let the file's name end in .gz.",
@@ -53,8 +55,9 @@ class TextFile:
         error: the class of every error raised here.
 
     Raises:
-        InputError: of class `error`; here for a missing file or a folder, later, line by line,
-            for bad encoding, NUL, broken gzip, malformed JSON and malformed tables.
+        InputError: of class `error`; here for a missing file, a folder or a standard input that
+            is closed, later, line by line, for bad encoding, NUL, broken gzip, malformed JSON and
+            malformed tables.
     """
 
     def __init__(self, path: str | Path, error: type[InputError]) -> None:
@@ -62,17 +65,26 @@ class TextFile:
         self.name = "<stdin>" if self.is_stdin else str(path)
         self._path = Path(path)
         self._error = error
-        if not self.is_stdin:
-            try:
-                self._check_exists()
-            except OSError as exc:
-                raise self.failure(f"cannot be read: {exc.strerror or exc}") from exc
+        try:
+            self._check_exists()
+        except OSError as exc:
+            raise self.failure(f"cannot be read: {exc.strerror or exc}") from exc
 
     @property
     def ending(self) -> str:
         """The name's ending in lower case, before any ".gz": ".csv" for "a.CSV.gz"."""
         path = self._path.with_suffix("") if self._packed else self._path
         return path.suffix.lower()
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is standard input, a pipe or a device, such as the shell's ``/dev/fd/63``."""
+        return (
+            self.is_stdin
+            or _DESCRIPTOR.fullmatch(str(self._path)) is not None
+            or self._path.is_fifo()
+            or self._path.is_char_device()
+        )
 
     def failure(self, message: str, line: int | None = None) -> InputError:
         """Make the error to raise about this file."""
@@ -157,7 +169,15 @@ class TextFile:
         return value
 
     def identifier(self, value: object, what: str, line: int) -> str:
-        """Make a string that is not blank of a string or whole number."""
+        """Make a string that is not blank of a string or finite number: "7" of 7 and 7.0."""
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                raise self.failure(
+                    f"{what} must be a string or finite number, not {json.dumps(value)}: "
+                    "write it in quotes",
+                    line,
+                )
+            return str(int(value)) if value.is_integer() else repr(value)
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         if not isinstance(value, str):
@@ -184,6 +204,11 @@ class TextFile:
         return self._path.suffix.lower() == ".gz"
 
     def _check_exists(self) -> None:
+        if self.is_stdin:
+            # None after "<&-"; a stand-in, as in a notebook, may have no bytes to read.
+            if not hasattr(sys.stdin, "buffer") or sys.stdin.closed:
+                raise self.failure("is not open: pipe or redirect a file to it, or name one")
+            return
         if self._path.is_dir():
             raise self.failure("is a folder: give a file")
         if self._path.exists():

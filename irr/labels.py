@@ -139,16 +139,22 @@ class LabelSet:
         Raises:
             LabelSetError: no label has this id, and several have this name.
         """
-        position = self._by_id.get(id_or_name)
-        if position is None:
-            position = self._by_name.get(id_or_name)
-        if position is not None and position < 0:
-            ids = [label.id for label in self._labels if label.name == id_or_name]
+        positions = self.find_all(id_or_name)
+        if len(positions) > 1:
+            ids = ", ".join(repr(self._labels[position].id) for position in positions[:5])
             raise LabelSetError(
-                f"{id_or_name!r} names {len(ids)} labels: use one of their ids, "
-                + ", ".join(map(repr, ids[:5]))
+                f"{id_or_name!r} names {len(positions)} labels: use one of their ids, {ids}"
             )
-        return position
+        return positions[0] if positions else None
+
+    def find_all(self, id_or_name: str) -> list[int]:
+        """Find the positions, in order, of all the labels that `id_or_name` may stand for.
+
+        An id stands for its label alone, even where it is another's name too; a name for every
+        label that has it; anything else for none.
+        """
+        position = self._by_id.get(id_or_name)
+        return list(self._by_name.get(id_or_name, ())) if position is None else [position]
 
     def position_of(self, id_or_name: str) -> int:
         """Do as `find`, but an unknown label is a LabelSetError that names the nearest ones."""
@@ -160,11 +166,11 @@ class LabelSet:
         return position
 
     @cached_property
-    def _by_name(self) -> dict[str, int]:
-        """Positions by name; -1 for a name of several labels."""
-        positions: dict[str, int] = {}
+    def _by_name(self) -> dict[str, list[int]]:
+        """The positions of the labels of each name, in order."""
+        positions: dict[str, list[int]] = {}
         for position, name in enumerate(self.names):
-            positions[name] = -1 if name in positions else position
+            positions.setdefault(name, []).append(position)
         return positions
 
     def _near(self, name: str) -> str:

@@ -51,6 +51,8 @@ OPENAI_BASE = "https://api.openai.com/v1"
 ATTEMPTS = 6
 LONGEST_WAIT = 600.0
 _WORTH_SAYING = 20.0
+# 403s and 404s in a row, after good answers, that end a run: the key or the model is gone.
+_MOST_REFUSALS = 5
 # What servers that want no key are sent, since some want the header.
 _NO_KEY = "EMPTY"
 
@@ -238,6 +240,7 @@ class Engine:
         self._role = role
         self._schema_refused = False
         self._answered = False
+        self._refusals = 0
         self._lock = threading.Lock()
         self._client: lm15.OpenAIChatLM | None = None
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, lm15.AsyncOpenAIChatLM] = (
@@ -340,6 +343,7 @@ class Engine:
     def _accept(self, response: Response, key: str) -> Response:
         """Keep and count a reply before anything is made of it: it is paid for."""
         self._answered = True
+        self._refusals = 0
         usage = response.usage
         spent = Usage(1, usage.input_tokens or 0, usage.output_tokens or 0)
         count = _counting.get()
@@ -367,8 +371,9 @@ class Engine:
         if not self._answered and _is_refused_connection(error):
             failure.retryable = False
         if self._answered and failure.status in (403, 404):
-            # It answered before with this key and model: this is about one document.
-            failure.fatal = False
+            # It answered before with this key and model: this may be about one document.
+            self._refusals += 1
+            failure.fatal = self._refusals >= _MOST_REFUSALS
         return failure
 
     def _sync_client(self) -> lm15.OpenAIChatLM:

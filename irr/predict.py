@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from irr.cli import Parser, add_program_options, positive_int, run_command
+from irr.cli import SOME_FAILED, Parser, run_command
+from irr.errors import ConfigurationError
+from irr.options import add_program_options, positive_int
 
 __all__ = ["main"]
-
-# A run that finished, but with rows that are errors.
-SOME_FAILED = 7
 
 _USAGE = """\
 give the labels to tag with, for example:
@@ -28,7 +29,7 @@ or try the codes that come with irr[offline]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     if not arguments.labels and not arguments.program:
         parser.exit(2, f"{parser.prog}: error: no --labels: {_USAGE}\n")
     if arguments.format == "table" and arguments.output is not None:
@@ -74,17 +75,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from irr.cli import program_from
     from irr.documents import documents_from_texts, read_documents
+    from irr.options import program_from
     from irr.show import ResultTable, RunProgress
     from irr.writer import PredictionWriter
 
     documents = (
-        documents_from_texts(arguments.texts)
+        documents_from_texts(map(_as_typed, arguments.texts))
         if arguments.texts
         else read_documents(arguments.input)
     )
-    program = program_from(arguments)
+    _refuse_to_overwrite(arguments)
+    program = program_from(arguments, depth=arguments.top_k)
     progress = RunProgress(shown=bool(arguments.input))
     output: ResultTable | PredictionWriter
     if _for_a_person(arguments):
@@ -98,6 +100,24 @@ def _predict(arguments: argparse.Namespace) -> int:
             writer.write(prediction)
             progress.add(prediction)
     return SOME_FAILED if progress.failed else 0
+
+
+def _as_typed(text: str) -> str:
+    """A text from the command line, where a locale without Unicode has split its characters."""
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        return text
+
+
+def _refuse_to_overwrite(arguments: argparse.Namespace) -> None:
+    """An output that is an input would be gone when it is replaced."""
+    if arguments.output in (None, "-") or not Path(arguments.output).exists():
+        return
+    for name in ("input", "labels", "examples", "priors", "program"):
+        source = getattr(arguments, name)
+        if source and Path(source).exists() and Path(source).samefile(arguments.output):
+            raise ConfigurationError(f"--output is the file of --{name}: name another one")
 
 
 def _for_a_person(arguments: argparse.Namespace) -> bool:

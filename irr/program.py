@@ -11,14 +11,14 @@ import contextlib
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from irr.chunks import join_passages, split_text
-from irr.errors import IrrError, LMError
+from irr.errors import ConfigurationError, LMError
 from irr.labels import LabelSet
 from irr.phrases import phrases
 from irr.prompts import Prompts, read_prompts
+from irr.readahead import ReadAhead
 from irr.retrieve import Retriever
 from irr.types import Candidate, Document, Prediction, ScoredLabel, Usage
 
@@ -37,6 +37,8 @@ AHEAD = 4
 # Rank's text: longer ones are shown as the passages nearest to the candidates.
 RANK_TEXT_CHARS = 6_000
 _PASSAGE_CHARS = 400
+# Of a book the passages are longer: comparing more of them with the candidates takes minutes.
+_MOST_PASSAGES = 500
 _CANDIDATES_FOR_PASSAGES = 20
 
 
@@ -46,7 +48,7 @@ class _Stages:
 
     candidates: list[Candidate]
     order: Sequence[int]
-    picked: frozenset[int] | None = None
+    picks: Sequence[int] | None = None
     guesses: Sequence[str] = ()
     notes: Sequence[str] = ()
 
@@ -77,6 +79,8 @@ class InferRetrieveRank:
         in_flight: int = 32,
         prompts: Prompts | None = None,
     ) -> None:
+        if in_flight < 1:
+            raise ConfigurationError(f"in_flight is at least 1, not {in_flight}")
         self.prompts = prompts or read_prompts()
         self.labels = labels
         self.retriever = retriever
@@ -122,14 +126,12 @@ class InferRetrieveRank:
             IrrError: whatever reading the documents raises, after the predictions of all
                 documents before it.
         """
-        failures: list[IrrError] = []
-        readable = _until_failure(documents, failures)
+        if top_k < 1:
+            raise ConfigurationError(f"top_k is at least 1, not {top_k}")
         if self.infer is None and self.rank is None:
-            yield from self._retrieve_blocks(readable, top_k, trace)
+            yield from self._retrieve_blocks(documents, top_k, trace)
         else:
-            yield from self._run_ahead(readable, top_k, trace)
-        if failures:
-            raise failures[0]
+            yield from self._run_ahead(documents, top_k, trace)
 
     async def apredict(
         self,
@@ -151,6 +153,9 @@ class InferRetrieveRank:
         with count_usage() as usage, quiet_dspy():
             try:
                 stages = await self._stages(document.text)
+            except ValueError as error:  # Half a surrogate pair: no server can be sent it.
+                failure = (type(error).__name__, str(error))
+                return Prediction(document.id, "error", usage=usage.total, error=failure)
             except LMError as error:
                 if error.fatal and fatal is None:
                     raise
@@ -163,8 +168,8 @@ class InferRetrieveRank:
     async def _stages(self, text: str) -> _Stages:
         guesses, notes = await self._infer(text)
         candidates = await self._retrieve(text, guesses)
-        order, picked, more_notes = await self._rank(text, candidates)
-        return _Stages(candidates, order, picked, guesses, [*notes, *more_notes])
+        order, picks, more_notes = await self._rank(text, candidates)
+        return _Stages(candidates, order, picks, guesses, [*notes, *more_notes])
 
     async def _infer(self, text: str) -> tuple[list[str], list[str]]:
         if self.infer is None:
@@ -180,17 +185,18 @@ class InferRetrieveRank:
 
     async def _rank(
         self, text: str, candidates: Sequence[Candidate]
-    ) -> tuple[list[int], frozenset[int] | None, list[str]]:
+    ) -> tuple[list[int], list[int] | None, list[str]]:
         if self.rank is None:
             return list(range(len(candidates))), None, []
+        import asyncio
+
         from irr.rank import fuse
 
         positions = [candidate.position for candidate in candidates]
-        shown = self.passages(text, positions)
+        shown = await asyncio.to_thread(self.passages, text, positions)
         labels = [self.labels[position] for position in positions]
         reply = await self.rank.acall(text=shown, candidates=labels)
-        picked = frozenset(reply.order[: reply.picked])
-        return fuse(reply.order, self.fusion), picked, reply.notes
+        return fuse(reply.order, self.fusion), reply.order[: reply.picked], reply.notes
 
     def find(self, text: str, guesses: Sequence[str] = ()) -> list[Candidate]:
         """Retrieve alone: the candidates for a text and guesses, best first."""
@@ -203,7 +209,7 @@ class InferRetrieveRank:
         """
         if len(text) <= RANK_TEXT_CHARS or not positions:
             return text
-        passages = split_text(text, _PASSAGE_CHARS)
+        passages = split_text(text, max(_PASSAGE_CHARS, len(text) // _MOST_PASSAGES))
         first = positions[:_CANDIDATES_FOR_PASSAGES]
         encode = self.retriever.encoder.encode
         names = encode([self.labels[position].name for position in first])
@@ -212,42 +218,69 @@ class InferRetrieveRank:
     def _retrieve_blocks(
         self, documents: Iterable[Document], top_k: int, trace: bool
     ) -> Iterator[Prediction]:
-        source = iter(documents)
-        while block := list(islice(source, BLOCK)):
-            texts = [phrases(document.text) for document in block if document.text.strip()]
-            found = iter(self.retriever.retrieve_many([(text, ()) for text in texts]))
-            for document in block:
-                if not document.text.strip():
-                    yield _blank(document)
-                    continue
+        reader = ReadAhead(documents, 2 * BLOCK)
+        try:
+            while block := reader.take(BLOCK, wait=True):
+                yield from self._retrieve_block(block, top_k, trace)
+        finally:
+            reader.close()
+        reader.raise_failure()
+
+    def _retrieve_block(
+        self, block: Sequence[Document], top_k: int, trace: bool
+    ) -> Iterator[Prediction]:
+        texts = [phrases(document.text) for document in block if document.text.strip()]
+        found = iter(self.retriever.retrieve_many([(text, ()) for text in texts]))
+        for document in block:
+            if document.text.strip():
                 candidates = next(found)
                 stages = _Stages(candidates, range(len(candidates)))
                 yield self._prediction(document, stages, Usage(), top_k, trace)
+            else:
+                yield _blank(document)
 
     def _run_ahead(
         self, documents: Iterable[Document], top_k: int, trace: bool
     ) -> Iterator[Prediction]:
         import asyncio
 
-        source = iter(documents)
+        _refuse_running_loop()
         with asyncio.Runner() as runner:
             loop = runner.get_loop()
+            changed = asyncio.Event()
+            most = AHEAD * self.in_flight
+            reader = ReadAhead(
+                documents, most, on_change=lambda: loop.call_soon_threadsafe(changed.set)
+            )
             running: deque[asyncio.Task[Prediction]] = deque()
             fatal: list[LMError] = []
-            try:
+
+            async def oldest() -> Prediction | None:
+                """The prediction for the oldest document, more being begun while it is awaited."""
                 while True:
+                    changed.clear()
                     # After a fatal error what was begun is finished: some of it is paid for.
-                    room = 0 if fatal else AHEAD * self.in_flight - len(running)
-                    for document in islice(source, room):
+                    for document in reader.take(0 if fatal else most - len(running)):
                         task = self.apredict(document, top_k=top_k, trace=trace, fatal=fatal)
                         running.append(loop.create_task(task))
-                    if not running:
-                        break
-                    yield runner.run(_finished(running.popleft()))
+                    if running and running[0].done():
+                        return running.popleft().result()
+                    if not running and (fatal or reader.ended):
+                        return None
+                    news = asyncio.ensure_future(changed.wait())
+                    waited = [news, *([running[0]] if running else [])]
+                    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                    news.cancel()
+
+            try:
+                while (prediction := runner.run(oldest())) is not None:
+                    yield prediction
             finally:
+                reader.close()
                 runner.run(self._drop(running))
             if fatal:
                 raise fatal[0]
+            reader.raise_failure()
 
     async def _drop(self, running: Iterable[Any]) -> None:
         """Cancel what runs and close the connections."""
@@ -285,7 +318,7 @@ class InferRetrieveRank:
 
     def _scored(self, candidate: Candidate, position: int, stages: _Stages) -> ScoredLabel:
         label = self.labels[candidate.position]
-        picked = None if stages.picked is None else position in stages.picked
+        picked = None if stages.picks is None else position in stages.picks
         return ScoredLabel(label.id, label.name, candidate.score, candidate.evidence, picked)
 
     def _trace(self, stages: _Stages) -> dict[str, object]:
@@ -297,23 +330,22 @@ class InferRetrieveRank:
             row = {"id": label.id, "label": label.name, "score": score}
             rows.append({**row, "evidence": candidate.evidence})
         trace: dict[str, object] = {"guesses": list(stages.guesses), "candidates": rows}
-        if stages.picked is not None:
+        if stages.picks is not None:
+            trace["picks"] = [position + 1 for position in stages.picks]
             trace["ranking"] = [position + 1 for position in stages.order]
-            trace["picked"] = len(stages.picked)
         return trace
 
 
-def _until_failure(documents: Iterable[Document], failures: list[IrrError]) -> Iterator[Document]:
-    """Pass documents on. A failure to read is kept for later: what was begun is finished first."""
-    try:
-        yield from documents
-    except IrrError as error:
-        failures.append(error)
+def _refuse_running_loop() -> None:
+    import asyncio
+
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise ConfigurationError(
+            "an event loop runs already, as in a notebook: write 'await program.apredict("
+            "irr.Document(id, text))' there"
+        )
 
 
 def _blank(document: Document) -> Prediction:
     return Prediction(document.id, "ok", notes=("the text is empty",))
-
-
-async def _finished(task: asyncio.Task[Prediction]) -> Prediction:
-    return await task

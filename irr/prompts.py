@@ -49,17 +49,23 @@ def read_prompts(name: str | Path = DEFAULT_PROMPTS) -> Prompts:
 
     Raises:
         ConfigurationError: no shipped prompts have that name and no such file exists.
-        PromptError: the file is not TOML, or lacks a key, or has one that is not known.
+        PromptError: the file cannot be read or is a folder; it is not TOML, or lacks a key, or
+            has one that is not known.
     """
     shipped = shipped_prompts()
     path = shipped.get(str(name), Path(name))
-    if not path.is_file():
-        raise ConfigurationError(
-            f"no prompts named {str(name)!r}: give one of {', '.join(shipped)}, "
-            "or the path of a TOML file with the same keys"
-        )
     try:
+        if path.is_dir():
+            raise PromptError("is a folder: give a TOML file in it", path=path)
+        if not path.is_file():
+            raise ConfigurationError(
+                f"no prompts named {str(name)!r}: give one of {', '.join(shipped)}, "
+                "or the path of a TOML file with the same keys"
+            )
         table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        message = f"cannot be read: {error.strerror or error}: check the path and its permissions"
+        raise PromptError(message, path=path) from error
     except UnicodeDecodeError as error:
         raise PromptError(f"not UTF-8: {error.reason} at byte {error.start}", path=path) from None
     except tomllib.TOMLDecodeError as error:

@@ -72,9 +72,8 @@ class ResultTable:
         for number, row in enumerate(candidates, start=1):
             line = f"  {number:4} {row['score']:6.3f}  {row['label']}  <- {row['evidence']}"
             self._console.print(Text(line, style="dim"), no_wrap=True, overflow="ellipsis")
-        if "ranking" in trace:
-            picked = trace["ranking"][: trace["picked"]]  # type: ignore[index]
-            self._console.print(Text(f"  Rank picked: {picked}", style="dim"))
+        if "picks" in trace:
+            self._console.print(Text(f"  Rank picked: {trace['picks']}", style="dim"))
 
 
 def _label_table(labels: Sequence[ScoredLabel]) -> Table:
@@ -112,8 +111,8 @@ def print_table(stream: TextIO, header: Sequence[str], rows: Sequence[Sequence[s
 class EmbeddingProgress:
     """A progress bar for the first embedding of a label set. Call it with (done, in all)."""
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
         self._started = time.monotonic()
         self._shown = 0.0
 
@@ -141,11 +140,11 @@ class RunProgress:
     A context manager around the run. With `shown=False` it only counts.
     """
 
-    def __init__(self, *, shown: bool, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, *, shown: bool, stream: TextIO | None = None) -> None:
         self.documents = 0
         self.failed = 0
         self.calls = 0
-        self._stream = stream
+        self._stream = stream or sys.stderr
         self._shown = shown
         self._started = time.monotonic()
         self._last = 0.0

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import errno
 import gzip
+import importlib.util
 import io
 import itertools
 import json
 import logging
 import os
+import stat
 import sys
 from contextlib import suppress
 from dataclasses import asdict
@@ -30,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 # JSON allows these in strings, but some line splitters (Python's, editors') break lines at them.
 _LINE_BREAKS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+# Windows has no such locks; there two runs onto one file are noticed only when the first ends.
+_CAN_LOCK = importlib.util.find_spec("fcntl") is not None
+_TRIES = 10
 
 
 class LineWriter:
@@ -37,16 +42,18 @@ class LineWriter:
 
     A context manager. A file is written as ``<path>.partial`` and takes its name when all went
     well; after an error or interrupt its finished lines stay there, and a warning says so. What
-    an earlier run left there is renamed first. A name ending in .gz is packed. Devices and pipes
-    are written directly.
+    an earlier run left there is renamed first; what another run is still writing is locked, and
+    left alone. A name ending in .gz is packed. Devices and pipes are written directly.
 
     Raises:
         OutputError: when the target cannot be opened or written; its cause is the OSError,
-            a BrokenPipeError where the reader of a pipe has gone.
+            a BrokenPipeError where the reader of a pipe has gone. Without a cause when another
+            run is writing the target, or has taken ``<path>.partial`` away.
     """
 
     _text: TextIO
     _final: Path
+    _ours: os.stat_result
 
     def __init__(self, target: str | Path) -> None:
         self.name = "<stdout>" if str(target) == "-" else str(target)
@@ -55,6 +62,7 @@ class LineWriter:
         self._target = target
         self._packed = self.name.lower().endswith(".gz")
         self._raw: BinaryIO | None = None
+        self._lock: int | None = None
         self._whole = 0
 
     def __enter__(self) -> Self:
@@ -83,15 +91,23 @@ class LineWriter:
     ) -> None:
         if self._raw is None:
             return
+        try:
+            self._end(self._raw, well=kind is None)
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+    def _end(self, raw: BinaryIO, *, well: bool) -> None:
         closed = False
         try:
-            self._close(self._raw)
+            self._close(raw)
             closed = True
-            if kind is None and self.partial:
-                self.partial.replace(self._final)
+            if well and self.partial:
+                self._take_name(self.partial)
                 return
         except OSError as failed:
-            if kind is None:
+            if well:
                 self._keep_partial(closed)
                 raise self._failure(failed) from failed
         self._keep_partial(closed)
@@ -106,19 +122,45 @@ class LineWriter:
     def _open_file(self) -> TextIO:
         path = Path(self._target)
         if path.exists() and not path.is_file() and not path.is_dir():
-            raw = path.open("wb")
+            raw: BinaryIO = path.open("wb")
         else:
             # Through a link, so that its target is replaced and not the link.
             self._final = Path(os.path.realpath(path))
             if self._final.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "it is a folder; give a file")
             partial = self._final.with_name(self._final.name + ".partial")
-            _set_aside(partial)
-            raw = partial.open("xb")
+            raw = self._claim(partial)
+            self._ours = os.fstat(raw.fileno())
+            if _CAN_LOCK:  # A second hold on the lock, which outlasts the closing of `raw`.
+                self._lock = os.dup(raw.fileno())
             self.partial = partial
         self._raw = raw
         stream = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if self._packed else raw
         return io.TextIOWrapper(stream, encoding="utf-8", newline="\n")
+
+    def _claim(self, partial: Path) -> BinaryIO:
+        """Make `partial` and lock it, so that no other run takes it for one left behind."""
+        for _ in range(_TRIES):  # Again only where another run came between two of the steps.
+            try:
+                raw = partial.open("xb")
+            except FileExistsError:
+                if not _set_aside(partial):
+                    break
+                continue
+            if _locked(raw) and _is_at(os.fstat(raw.fileno()), partial):
+                return raw
+            raw.close()
+        raise OutputError(
+            f"{self.name}: another run is writing this file: wait for it or name another --output"
+        )
+
+    def _take_name(self, partial: Path) -> None:
+        if not _is_at(self._ours, partial):
+            raise OutputError(
+                f"{self.name}: {partial} was moved, removed or replaced while it was written: "
+                f"find its {self.rows} rows where it was moved, or run again"
+            )
+        partial.replace(self._final)
 
     def _close(self, raw: BinaryIO) -> None:
         try:
@@ -134,6 +176,16 @@ class LineWriter:
 
     def _keep_partial(self, closed: bool) -> None:
         if self.partial is None:
+            return
+        if not _is_at(self._ours, self.partial):
+            if not self.rows:
+                return
+            logger.warning(
+                "%s was moved, removed or replaced while it was written: "
+                "find its %d finished rows where it was moved",
+                self.partial,
+                self.rows,
+            )
             return
         with suppress(OSError):
             if not self.rows:
@@ -205,11 +257,52 @@ def _label_row(label: ScoredLabel) -> dict[str, object]:
     return row
 
 
-def _set_aside(partial: Path) -> None:
-    """Rename what an interrupted run left, so that a new run cannot overwrite finished rows."""
-    if not partial.exists():
-        return
+def _set_aside(partial: Path) -> bool:
+    """Take what an interrupted run left out of the way; False where a run is still writing it."""
+    try:
+        if not (_CAN_LOCK and stat.S_ISREG(partial.lstat().st_mode)):
+            _rename(partial)
+            return True
+        # Some network drives lock only what can be written.
+        with partial.open("r+b" if os.access(partial, os.W_OK) else "rb") as left:
+            if not _locked(left):
+                return False
+            # Only who holds the lock renames, so the file stays in its place from here on.
+            status = os.fstat(left.fileno())
+            if not _is_at(status, partial):
+                return True
+            if status.st_size:
+                _rename(partial)
+            else:
+                partial.unlink()
+    except FileNotFoundError:
+        return True  # Its run has just ended.
+    return True
+
+
+def _rename(partial: Path) -> None:
     names = (partial.with_name(f"{partial.name}.{n}") for n in itertools.count(1))
-    older = next(name for name in names if not name.exists())
+    older = next(name for name in names if not os.path.lexists(name))
     partial.rename(older)
     logger.warning("rows of an interrupted run are kept in %s", older)
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Lock `file` until it is closed; False where another run has. Without locks always True."""
+    if not _CAN_LOCK:
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # The latter on CIFS.
+        return False
+    except OSError as exc:
+        logger.debug("%s cannot be locked: %s", file.name, exc)
+    return True
+
+
+def _is_at(status: os.stat_result, path: Path) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(status, path.stat())
+    return False

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from irr import cache
+from irr.errors import ConfigurationError
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,17 @@ def test_the_root_is_the_environments_else_the_platforms(
             monkeypatch.setenv("IRR_CACHE", unset)
         assert cache.cache_root().is_absolute()
         assert "irr" in cache.cache_root().parts
+
+
+def test_a_root_in_an_unknown_home_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IRR_CACHE", "~no-such-user/x")
+    for ask in (cache.cache_root, cache.store_folder):
+        with pytest.raises(ConfigurationError) as caught:
+            ask()
+        assert str(caught.value) == (
+            "IRR_CACHE=~no-such-user/x: no home folder is known for '~no-such-user': "
+            "write the path in full"
+        )
 
 
 def test_reading_the_root_makes_no_folder(root: Path) -> None:

@@ -6,8 +6,10 @@ import csv
 import gzip
 import io
 import json
+import os
 import subprocess
 import sys
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -44,6 +46,11 @@ JSONL = (
             "a.jsonl",
             '{"text": "t", "labels": [" b ", "a|c", 3, "b"]}\n{"text": "u", "labels": []}',
             [Document("1", "t", ("b", "a|c", "3")), Document("2", "u", ())],
+        ),
+        (
+            "a.jsonl",
+            "\n".join(f'{{"id": {id_}, "text": ""}}' for id_ in ("7.0", "1.5", "-0.0", "2e-7")),
+            [Document(id_, "") for id_ in ("7", "1.5", "0", "2e-07")],
         ),
         ("a.jsonl", "", []),
         (
@@ -123,6 +130,79 @@ def test_standard_input_answers_before_it_ends() -> None:
         process.stdin.close()
 
 
+CLOSED = """
+import sys
+from irr.documents import read_documents
+from irr.errors import DocumentError
+try:
+    read_documents("-")
+except DocumentError as error:
+    sys.stdout.write(str(error))
+"""
+
+
+def test_standard_input_that_is_closed() -> None:
+    if not Path("/bin/sh").exists():
+        pytest.skip("this system has no shell")
+    command = ["/bin/sh", "-c", 'exec "$0" -c "$1" <&-', sys.executable, CLOSED]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == (
+        "<stdin>: is not open: pipe or redirect a file to it, or name one",
+        "",
+    )
+
+
+def test_a_stand_in_for_standard_input_without_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stand_in in (None, io.StringIO("x")):
+        monkeypatch.setattr("sys.stdin", stand_in)
+        with pytest.raises(DocumentError, match=r"^<stdin>: is not open"):
+            read_documents("-")
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="this system has no /dev/fd")
+@pytest.mark.parametrize(
+    ("content", "documents"),
+    [
+        (b"one\ntwo\n", [Document("1", "one"), Document("2", "two")]),
+        (b'{"id": "a", "text": "x"}\n', [Document("a", "x")]),
+    ],
+)
+def test_process_substitution_is_read_like_standard_input(
+    tmp_path: Path, content: bytes, documents: list[Document]
+) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, content)
+    os.close(writer)
+    try:
+        assert list(read_documents(f"/dev/fd/{reader}")) == documents
+    finally:
+        os.close(reader)
+    path = write(tmp_path, "no_ending", content)
+    with path.open("rb") as stream:  # As "/dev/stdin" is after "< no_ending".
+        assert list(read_documents(f"/dev/fd/{stream.fileno()}")) == documents
+    with pytest.raises(DocumentError, match="cannot tell its format"):
+        read_documents(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_named_pipe_is_read_by_its_ending_if_it_has_one(tmp_path: Path) -> None:
+    content = b"text,labels\nx,b\n"
+    for name, documents in (
+        ("pipe", [Document("1", "text,labels"), Document("2", "x,b")]),
+        ("pipe.csv", [Document("1", "x", ("b",))]),
+    ):
+        os.mkfifo(tmp_path / name)
+        thread = threading.Thread(target=(tmp_path / name).write_bytes, args=(content,))
+        thread.start()
+        assert list(read_documents(tmp_path / name)) == documents
+        thread.join()
+
+
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="this system has no /dev/null")
+def test_a_device_is_read_like_standard_input() -> None:
+    assert list(read_documents("/dev/null")) == []
+
+
 def test_texts_of_the_command_line() -> None:
     assert list(documents_from_texts(["b", ""])) == [Document("1", "b"), Document("2", "")]
     with pytest.raises(DocumentError, match="text 2 is not valid UTF-8"):
@@ -141,7 +221,14 @@ def test_texts_of_the_command_line() -> None:
         ("a.jsonl", '{"id": "a", "txt": "x"}', 1, "no \"text\": add it; found: 'id', 'txt'"),
         ("a.jsonl", '{"text": null}', 1, 'no "text"'),
         ("a.jsonl", '{"text": ["x"]}', 1, '"text" must be a string, not a list'),
-        ("a.jsonl", '{"text": "x", "id": 1.5}', 1, '"id" must be a string or number'),
+        (
+            "a.jsonl",
+            '{"text": "x", "id": NaN}',
+            1,
+            '"id" must be a string or finite number, not NaN: write it in quotes',
+        ),
+        ("a.jsonl", '{"text": "x", "id": -1e999}', 1, "finite number, not -Infinity"),
+        ("a.jsonl", '{"text": "x", "id": true}', 1, "a string or number, not true or false"),
         ("a.jsonl", '{"text": "x", "id": ""}', 1, '"id" is empty'),
         (
             "a.jsonl",
@@ -154,11 +241,34 @@ def test_texts_of_the_command_line() -> None:
         ("a.jsonl", '"x"', 1, 'expected {"id": …, "text": …}, found a string'),
         ("a.jsonl", '{"text": "\\ud800"}', 1, "half a character"),
         ("a.jsonl", '{"text": "x", "id": "\\udc00"}', 1, "half a character"),
+        ("a.jsonl", '{"text": "x", "labels": ["\\ud800"]}', 1, "half a character"),
         ("a.jsonl", '{"text": "\\u0000"}', 1, "NUL"),
+        ("a.jsonl", '{"text": "x", "id": "\\u0000"}', 1, "NUL"),
+        ("a.jsonl", '{"text": "x", "labels": ["\\u0000"]}', 1, "NUL"),
+        ("a.csv", b"id,text,labels\n1,x,\xed\xa0\x80\n", 2, "byte 0xed at offset 19"),
+        ("a.csv", "id,text,labels\n1,x,\0\n", 2, "NUL"),
         ("a.jsonl", '{"text": "x"}\n\0', 2, "NUL"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}', 2, "byte 0xff at offset 24"),
         ("a.jsonl", '{"id": 1, "text": ""}\n{"id": "1", "text": ""}', 2, "the id '1' came before"),
-        ("a.jsonl", '{"id": "2", "text": ""}\n{"text": ""}', 2, "the id '2' came before"),
+        (
+            "a.jsonl",
+            '{"id": 1, "text": ""}\n{"id": 1.0, "text": ""}',
+            2,
+            "the id '1' came before: ids must be unique; rename one",
+        ),
+        (
+            "a.jsonl",
+            '{"id": "2", "text": ""}\n{"text": ""}',
+            2,
+            "the id '2' came before: a row without an id is given its number as id; "
+            "give every row an id, or none",
+        ),
+        (
+            "a.jsonl",
+            '{"text": ""}\n{"text": ""}\n{"id": "2", "text": ""}',
+            3,
+            "the id '2' came before: a row without an id is given its number as id",
+        ),
         ("a.csv", "", None, "is empty"),
         (
             "a.csv",
@@ -172,7 +282,12 @@ def test_texts_of_the_command_line() -> None:
         ("a.csv", 'id,text\n1,"x\ny', 2, "never closed"),
         ("a.txt", b"ab\n\xff", 2, "byte 0xff at offset 3"),
         ("a.txt", b"a\0", 1, "NUL"),
-        ("a.json", "{}", None, "must end in .jsonl, .csv, .tsv or .txt"),
+        (
+            "a.json",
+            "{}",
+            None,
+            "must end in .jsonl, .csv, .tsv or .txt; or send it to standard input and give '-'",
+        ),
     ],
 )
 def test_errors_name_file_and_line(

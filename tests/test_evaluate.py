@@ -81,3 +81,22 @@ def test_gold_without_labels_is_an_error(
     bad.write_text('{"text": "x", "labels": []}\n{"text": "y"}\n')
     assert main(["--labels", files[0], "--input", str(bad)]) == 3
     assert capsys.readouterr().err.startswith(f"irr: error: {bad}:2: ")
+
+
+def test_a_name_that_two_labels_have_stands_for_either() -> None:
+    labels = LabelSet([Label("1", "a"), Label("2", "a"), Label("3", "c")])
+    gold = [Document("x", "", gold=("a", "c")), Document("y", "", gold=("2", "a"))]
+    rankings = [predicted("2", "1", "3"), predicted("1", "2")]
+    result = score_predictions(rankings, gold, labels, [("RP", 2), ("R", 3)])
+    assert result.scores["R@3"].mean == 1.0
+
+
+def test_failures_show_in_the_status(
+    files: tuple[str, str], serve: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from scripted_server import Reply
+
+    server = serve(lambda call: Reply("no luck", status=400))  # type: ignore[operator]
+    arguments = ["--labels", files[0], "--input", files[1], "--lm", "t", "--api-base", server.url]
+    assert main(arguments) == 7
+    assert "no luck" in capsys.readouterr().err

@@ -171,6 +171,32 @@ def test_errors_name_file_and_line_and_the_cure(
     assert str(error).startswith(f"{path}:{line}: " if line else f"{path}: ")
 
 
+@pytest.mark.parametrize("key", ["id", "name", "description", "alternative_names", "parents"])
+@pytest.mark.parametrize(
+    ("text", "complaint"), [("a\0", "NUL character"), ("a\udc80", "half a character (\\udc80)")]
+)
+def test_no_field_holds_nul_or_half_a_character(
+    tmp_path: Path, key: str, text: str, complaint: str
+) -> None:
+    value = [text] if key in ("alternative_names", "parents") else text
+    row = json.dumps({"id": "1", "name": "a", key: value})
+    assert complaint in str(failure(write(tmp_path, "a.jsonl", row)))
+    cells = {"id": "1", "name": "a", key: text}
+    table = ",".join(cells) + "\n" + ",".join(cells.values()) + "\n"
+    error = failure(write(tmp_path, "a.csv", table.encode(errors="surrogatepass")))
+    assert error.line == 2
+    assert ("NUL" if "\0" in text else "is not UTF-8: byte 0xed") in str(error)
+    names = text.encode(errors="surrogatepass")
+    assert failure(write(tmp_path, "a.txt", names)).line == 1
+
+
+def test_ids_may_be_numbers(tmp_path: Path) -> None:
+    lines = [f'{{"id": {id_}, "name": "a"}}' for id_ in ("7", "8.0", "1.5")]
+    assert LabelSet.read(write(tmp_path, "a.jsonl", "\n".join(lines))).ids == ["7", "8", "1.5"]
+    error = failure(write(tmp_path, "b.jsonl", '{"id": Infinity, "name": "a"}'))
+    assert "finite number, not Infinity: write it in quotes" in str(error)
+
+
 def test_broken_gzip(tmp_path: Path) -> None:
     cut, fake = tmp_path / "cut.txt.gz", tmp_path / "fake.txt.gz"
     cut.write_bytes(gzip.compress(b"a\nb\nc\n" * 1000)[:-9])
@@ -198,6 +224,13 @@ def test_positions() -> None:
     assert LABELS[3] == Label("3", "c")
     assert [LABELS.position_of(key) for key in ("1", "a", "b")] == [1, 0, 0]
     assert (LABELS.find("a"), LABELS.find("x")) == (0, None)
+
+
+def test_all_the_labels_that_a_name_may_stand_for() -> None:
+    found = {key: LABELS.find_all(key) for key in ("b", "1", "3", "a", "c", "x")}
+    assert found == {"b": [0], "1": [1], "3": [3], "a": [0], "c": [2, 3], "x": []}
+    LABELS.find_all("c").clear()  # What is handed out is the caller's own.
+    assert LABELS.find_all("c") == [2, 3]
 
 
 @pytest.mark.parametrize("ask", [LABELS.find, LABELS.position_of])

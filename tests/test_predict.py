@@ -116,7 +116,7 @@ def test_with_an_lm(labels: str, serve: Serve) -> None:
     assert row["usage"]["calls"] == 2
     assert row["guesses"] == ["bake bread"]
     assert [label["picked"] for label in row["labels"]] == [True, True, False, False]
-    assert row["trace"]["ranking"][:2] == [2, 1]
+    assert row["trace"]["picks"] == row["trace"]["ranking"][:2] == [2, 1]
 
 
 def test_failed_rows_stay_as_rows_and_show_in_the_status(
@@ -325,3 +325,72 @@ def test_without_an_lm_neither_torch_nor_dspy_is_imported(labels: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", command.replace("IRR", f"{sys.executable} -m irr")],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("IRR.predict x --labels LABELS >&-", "standard output is closed"),
+        ("IRR.predict x --labels LABELS --format table >&-", "standard output is closed"),
+        ("IRR.predict x --labels LABELS --format table >/dev/full", "No space left"),
+        ("IRR.predict x --labels LABELS >/dev/full", "the disk is full"),
+        ("IRR.predict --labels LABELS --input - <&-", "<stdin>: is not open"),
+    ],
+)
+def test_closed_and_full_streams(labels: str, command: str, message: str) -> None:
+    result = shell(command.replace("LABELS", labels))
+    assert message in error_of(result)
+
+
+def test_a_locale_without_unicode(labels: str) -> None:
+    command = f"IRR.predict 'bake bread 数' --labels {labels} --format table"
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = shell(command, **plain)
+    assert result.returncode == 0, result.stderr
+    assert "bake bread 数" in result.stdout
+
+
+@pytest.mark.parametrize("option", ["--input", "--labels", "--priors"])
+def test_an_input_is_not_overwritten(labels: str, tmp_path: Path, option: str) -> None:
+    path = tmp_path / "mine.jsonl"
+    content = '{"name": "bake bread", "text": "bake"}\n'
+    path.write_text(content)
+    text = [] if option == "--input" else ["text"]
+    what = [] if option == "--labels" else ["--labels", labels]
+    result = irr("irr.predict", *text, *what, option, str(path), "--output", str(path))
+    assert f"--output is the file of {option}" in error_of(result)
+    assert path.read_text() == content
+
+
+def test_priors_change_the_order(labels: str, tmp_path: Path) -> None:
+    path = tmp_path / "priors.json"
+    path.write_text('{"speak German": 1.0}')
+    text = "They speak of bread that they bake."
+    found = []
+    for more in ([], ["--priors", str(path), "--prior-strength", "1000"]):
+        row = json.loads(irr("irr.predict", text, "--labels", labels, *more).stdout)
+        found.append([label["id"] for label in row["labels"]])
+    assert found[0][0] == "bake bread"
+    assert found[1][0] == "speak German"
+
+
+def test_options_may_stand_between_texts(labels: str) -> None:
+    result = irr("irr.predict", "bake", "--labels", labels, "--top-k", "1", "speak")
+    assert [json.loads(line)["id"] for line in result.stdout.splitlines()] == ["1", "2"]
+
+
+def test_an_api_base_without_an_lm(labels: str) -> None:
+    result = irr("irr.predict", "x", "--labels", labels, "--api-base", "http://h/v1")
+    assert "name the LM with --lm" in error_of(result)

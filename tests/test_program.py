@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -78,7 +80,7 @@ def test_with_an_lm_all_three_stages_run(program_with: Build, serve: Serve) -> N
     assert prediction.trace is not None
     assert prediction.trace["guesses"] == ["speak Spanish"]
     assert len(prediction.trace["candidates"]) == 5
-    assert prediction.trace["picked"] == 1
+    assert len(prediction.trace["picks"]) == 1
 
 
 def test_different_lms_for_the_stages(program_with: Build, serve: Serve) -> None:
@@ -130,7 +132,67 @@ def test_documents_are_read_only_as_they_are_needed(program_with: Build, serve: 
         predictions = build.predict_many(documents())
         assert next(predictions).id == "0"
         predictions.close()
-        assert len(read) <= 64
+        time.sleep(0.1)
+        assert len(read) <= 256
+
+
+@pytest.mark.parametrize("with_lm", [False, True])
+def test_a_live_stream_is_answered_as_it_comes(
+    program_with: Build, serve: Serve, with_lm: bool
+) -> None:
+    program = program_with(serve(good)) if with_lm else program_with()
+    answered = threading.Semaphore(0)
+
+    def conversation() -> Iterator[Document]:
+        for number in range(5):
+            yield Document(str(number), "bake bread")
+            assert answered.acquire(timeout=20), "no answer before the next document"
+
+    rows = []
+    for prediction in program.predict_many(conversation()):
+        rows.append(prediction.id)
+        answered.release()
+    assert rows == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("with_lm", [False, True])
+def test_an_error_of_the_source_comes_after_what_was_read(
+    program_with: Build, serve: Serve, with_lm: bool
+) -> None:
+    def broken() -> Iterator[Document]:
+        yield Document("0", "bake bread")
+        raise ZeroDivisionError
+
+    rows = []
+    program = program_with(serve(good)) if with_lm else program_with()
+    with pytest.raises(ZeroDivisionError):
+        rows.extend(program.predict_many(broken()))
+    assert [row.id for row in rows] == ["0"]
+
+
+def test_in_a_notebook_the_error_says_what_to_write(program_with: Build, serve: Serve) -> None:
+    program = program_with(serve(good))
+
+    async def cell() -> None:
+        program.predict("x")
+
+    with pytest.raises(ConfigurationError, match=r"await program\.apredict"):
+        asyncio.run(cell())
+
+
+def test_what_cannot_be_sent_is_an_error_row(program_with: Build, serve: Serve) -> None:
+    documents = [Document("1", "\ud800"), Document("2", "bake")]
+    rows = list(program_with(serve(good)).predict_many(documents))
+    assert [row.status for row in rows] == ["error", "ok"]
+
+
+def test_settings_out_of_range(program_with: Build, serve: Serve) -> None:
+    with pytest.raises(ConfigurationError, match="in_flight is at least 1"):
+        program_with(lm=LMChoice("tiny", "http://127.0.0.1:9/v1", in_flight=0))
+    with pytest.raises(ConfigurationError, match="a window holds at least 1"):
+        program_with(serve(good), window=0)
+    with pytest.raises(ConfigurationError, match="top_k is at least 1"):
+        program_with().predict("x", top_k=-1)
 
 
 def test_a_document_without_an_answer_is_an_error_row(

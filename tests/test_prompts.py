@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,26 @@ def test_bad_encoding(tmp_path: Path) -> None:
     path.write_bytes(b"[infer]\n# caf\xe9\n")
     with pytest.raises(PromptError, match="not UTF-8"):
         read_prompts(path)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PromptError) as caught:
+        read_prompts(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: is a folder: give a TOML file in it"
+    with pytest.raises((PromptError, ConfigurationError), match="x" * 300):
+        read_prompts("x" * 300)  # What it is depends on the version of Python.
+
+    def refuse(self: Path, **_: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    path = tmp_path / "mine.toml"
+    path.write_text(GENERIC, encoding="utf-8")
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(PromptError) as caught:
+        read_prompts(path)
+    assert str(caught.value) == (
+        f"{path}: cannot be read: Permission denied: check the path and its permissions"
+    )
 
 
 def test_unknown_name() -> None:

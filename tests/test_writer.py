@@ -10,18 +10,24 @@ import logging
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from irr import writer as writer_module
 from irr.errors import DocumentError, OutputError
 from irr.types import Prediction, ScoredLabel, Usage
 from irr.writer import PredictionWriter, prediction_to_json
 
 ROOT = Path(__file__).parents[1]
+needs_locks = pytest.mark.skipif(
+    not writer_module._CAN_LOCK, reason="this system has no locks on files"
+)
 
 AD = Prediction(
     "ad-17",
@@ -137,6 +143,168 @@ def test_finished_rows_outlive_an_error(
     assert write_all(rows(1), path) == 1
     assert (ids(path), ids(tmp_path / f"{name}.partial.1")) == (["1"], ["1", "2"])
     assert not partial.exists()
+
+
+@needs_locks
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
+def test_a_second_run_onto_the_same_file_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with PredictionWriter(path) as first:
+        for prediction in rows(2):
+            first.write(prediction)
+        for _ in range(2):
+            with pytest.raises(OutputError) as caught:
+                write_all(rows(1), path)
+            assert str(caught.value) == (
+                f"{path}: another run is writing this file: wait for it or name another --output"
+            )
+        assert write_all(rows(1), tmp_path / "other.jsonl") == 1
+        first.write(Prediction("3", "ok"))
+    assert ids(path) == ["1", "2", "3"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["other.jsonl", name]
+    assert write_all(rows(1), path) == 1  # The lock went with the run.
+
+
+WRITE_AND_WAIT = """
+import sys
+from irr.types import Prediction
+from irr.writer import PredictionWriter
+with PredictionWriter(sys.argv[1]) as writer:
+    writer.write(Prediction("1", "ok"))
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+@needs_locks
+def test_what_a_killed_run_left_is_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "out.jsonl"
+    command = [sys.executable, "-c", WRITE_AND_WAIT, str(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=ROOT) as process:
+        assert process.stdout
+        process.stdout.readline()
+        with pytest.raises(OutputError, match="another run is writing this file"):
+            write_all(rows(2), path)
+        process.kill()
+    with caplog.at_level(logging.WARNING):
+        assert write_all(rows(2), path) == 2
+    older = tmp_path / "out.jsonl.partial.1"
+    assert caplog.messages == [f"rows of an interrupted run are kept in {older}"]
+    assert (ids(path), ids(older)) == (["1", "2"], ["1"])
+
+
+@needs_locks
+def test_of_many_runs_at_once_none_mixes_its_rows_with_another(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    refused: list[str] = []
+    whole: list[str] = []
+
+    def run(name: str) -> None:
+        try:
+            write_all((Prediction(f"{name}-{i}", "ok") for i in range(20)), path)
+        except OutputError as error:
+            refused.append(str(error))
+        else:
+            whole.append(name)
+
+    for turn in range(20):
+        path.with_name("out.jsonl.partial").write_text("left\n")
+        threads = [threading.Thread(target=run, args=(f"{turn}-{i}",)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        last = ids(path)[0].removesuffix("-0")
+        assert last.startswith(f"{turn}-")
+        assert last in whole
+        assert ids(path) == [f"{last}-{i}" for i in range(20)]
+    assert len(whole) + len(refused) == 20 * 8
+    busy = "another run is writing this file: wait for it or name another --output"
+    assert set(refused) <= {f"{path}: {busy}"}
+    kept = sorted(entry.name for entry in tmp_path.iterdir())
+    assert kept == ["out.jsonl", *sorted(f"out.jsonl.partial.{n}" for n in range(1, 21))]
+    assert {entry.read_text() for entry in tmp_path.glob("*.partial.*")} == {"left\n"}
+
+
+@needs_locks
+def test_a_file_that_moved_before_it_was_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial, lock, calls = tmp_path / "out.jsonl.partial", writer_module._locked, []
+
+    def late(file: BinaryIO) -> bool:
+        calls.append(file)
+        if len(calls) == 1:
+            partial.rename(tmp_path / "stolen")
+        return lock(file)
+
+    monkeypatch.setattr(writer_module, "_locked", late)
+    assert write_all(rows(2), tmp_path / "out.jsonl") == 2
+    assert ids(tmp_path / "out.jsonl") == ["1", "2"]
+    assert (tmp_path / "stolen").read_bytes() == b""
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("locks", [pytest.param(True, marks=needs_locks), False])
+def test_a_partial_file_that_is_not_ours_never_takes_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: bool
+) -> None:
+    monkeypatch.setattr(writer_module, "_CAN_LOCK", locks)
+    path, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
+    with pytest.raises(OutputError) as caught, PredictionWriter(path) as writer:
+        writer.write(Prediction("1", "ok"))
+        partial.rename(tmp_path / "moved")
+        partial.write_text("another's")
+    assert str(caught.value) == (
+        f"{path}: {partial} was moved, removed or replaced while it was written: "
+        "find its 1 rows where it was moved, or run again"
+    )
+    assert not path.exists()
+    assert partial.read_text() == "another's"
+    assert ids(tmp_path / "moved") == ["1"]
+
+
+def test_a_partial_file_that_is_not_ours_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    partial = tmp_path / "out.jsonl.partial"
+    with pytest.raises(KeyError), PredictionWriter(tmp_path / "out.jsonl") as writer:
+        writer.write(Prediction("1", "ok"))
+        partial.unlink()
+        partial.write_text("another's, and longer than the row that this run wrote" * 9)
+        raise KeyError
+    assert partial.read_text().endswith("wrote")
+    assert caplog.messages == [
+        f"{partial} was moved, removed or replaced while it was written: "
+        "find its 1 finished rows where it was moved"
+    ]
+
+
+def test_without_locks_an_older_file_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "_CAN_LOCK", False)
+    (tmp_path / "out.jsonl.partial").write_text("left")
+    assert write_all(rows(1), tmp_path / "out.jsonl") == 1
+    assert (tmp_path / "out.jsonl.partial.1").read_text() == "left"
+
+
+def test_whatever_has_the_name_of_the_partial_file_is_set_aside(tmp_path: Path) -> None:
+    path, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
+    partial.symlink_to(tmp_path / "nowhere")
+    assert write_all(rows(1), path) == 1
+    partial.mkdir()
+    assert write_all(rows(2), path) == 2
+    partial.write_text("read only")
+    partial.chmod(0o444)
+    assert write_all(rows(3), path) == 3
+    assert ids(path) == ["1", "2", "3"]
+    assert (tmp_path / "out.jsonl.partial.1").is_symlink()
+    assert (tmp_path / "out.jsonl.partial.2").is_dir()
+    assert (tmp_path / "out.jsonl.partial.3").read_text() == "read only"
 
 
 def test_nothing_is_kept_where_nothing_was_finished(tmp_path: Path) -> None:

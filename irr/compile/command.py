@@ -8,16 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from irr.cli import (
-    INTERRUPTED,
-    Parser,
-    add_program_options,
-    positive_float,
-    positive_int,
-    program_from,
-    run_command,
-)
+from irr.cli import INTERRUPTED, Parser, run_command
 from irr.errors import ConfigurationError, DocumentError
+from irr.options import add_program_options, positive_float, positive_int, program_from
 
 if TYPE_CHECKING:
     from irr.compile.compiler import Compilation

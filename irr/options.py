@@ -1,0 +1,255 @@
+"""The options that several commands share: what program to run, and the program they describe.
+
+In: parsed arguments. Out: `InferRetrieveRank`. Imports are light until a program is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from irr.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from irr.build import LMChoice
+    from irr.ledger import Ledger
+    from irr.program import InferRetrieveRank
+
+__all__ = ["add_program_options", "lms_from", "positive_float", "positive_int", "program_from"]
+
+DEFAULT_WINDOW = 100
+DEFAULT_CANDIDATES = 100
+# With this strength the most frequent labels of ESCO gain a fifth: a nudge.
+DEFAULT_PRIOR_STRENGTH = 1.0
+_SETTLED = (
+    "labels",
+    "task",
+    "examples",
+    "candidates",
+    "window",
+    "fusion",
+    "priors",
+    "prior-strength",
+    "encoder",
+)
+
+
+def add_program_options(parser: argparse.ArgumentParser, *, examples: bool = True) -> None:
+    """The options that say what program to run: labels, encoder, LMs, prompts, settings."""
+    what = parser.add_argument_group("labels and prompts")
+    what.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="label set: txt, csv, tsv or jsonl, also .gz; or icd10cm (codes from a package)",
+    )
+    what.add_argument("--program", metavar="DIR", help="what compile wrote, instead of --labels")
+    what.add_argument(
+        "--task",
+        metavar="PROMPTS",
+        help="wording of the prompts: generic (the default), esco, biodex, or a TOML file",
+    )
+    parser.set_defaults(examples=None)
+    if examples:
+        what.add_argument(
+            "--examples",
+            metavar="FILE",
+            help="a few documents with labels, shown to the LM as examples",
+        )
+    lms = parser.add_argument_group("LMs (keys come from the environment: OPENAI_API_KEY)")
+    lms.add_argument(
+        "--lm",
+        metavar="NAME",
+        help="none, openai/MODEL, or a model of the server at --api-base (default: none, or what "
+        "the program was compiled with)",
+    )
+    lms.add_argument(
+        "--api-base",
+        metavar="URL",
+        help="an OpenAI-compatible server, such as http://127.0.0.1:8000/v1",
+    )
+    for stage in ("infer", "rank"):
+        lms.add_argument(
+            f"--{stage}-lm", metavar="NAME", help=f"another LM for {stage.capitalize()}, or none"
+        )
+        lms.add_argument(
+            f"--{stage}-api-base", metavar="URL", help="its server, where not --api-base"
+        )
+    lms.add_argument(
+        "--in-flight",
+        type=positive_int,
+        default=32,
+        metavar="N",
+        help="most LM requests at once (default: %(default)s)",
+    )
+    lms.add_argument(
+        "--timeout",
+        type=positive_float,
+        default=120.0,
+        metavar="SECONDS",
+        help="longest wait for an LM (default: %(default)s)",
+    )
+    lms.add_argument(
+        "--max-tokens",
+        type=positive_int,
+        default=1024,
+        metavar="N",
+        help="longest reply of an LM (default: %(default)s)",
+    )
+    search = parser.add_argument_group("retrieval")
+    search.add_argument(
+        "--candidates",
+        type=positive_int,
+        metavar="N",
+        help="labels that Retrieve proposes (default: 100)",
+    )
+    search.add_argument(
+        "--window",
+        type=positive_int,
+        metavar="N",
+        help="candidates in one prompt of Rank (default: 100)",
+    )
+    search.add_argument(
+        "--fusion",
+        type=non_negative_float,
+        metavar="WEIGHT",
+        help="weight of retrieval's order beside Rank's (default: 0)",
+    )
+    search.add_argument(
+        "--priors", metavar="FILE", help="JSON object: how frequent each label is, by name or id"
+    )
+    search.add_argument(
+        "--prior-strength",
+        type=non_negative_float,
+        metavar="A",
+        help="how much priors count: 0 not at all, 1 a little, 100 a lot (default: 1)",
+    )
+    search.add_argument(
+        "--encoder",
+        default=None,
+        metavar="NAME",
+        help="sentence-transformers model: a name or a folder (default: all-MiniLM-L6-v2)",
+    )
+    search.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="auto, cpu, cuda, mps or torch (default: %(default)s)",
+    )
+    search.add_argument(
+        "--threads",
+        type=positive_int,
+        default=None,
+        metavar="N",
+        help="CPU threads (default: all that this process may use)",
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and what happens")
+
+
+def program_from(
+    arguments: argparse.Namespace, *, depth: int = 1, ledger: Ledger | None = None
+) -> InferRetrieveRank:
+    """The program that the options of `add_program_options` describe.
+
+    `depth` is how many labels of a prediction will be looked at: there are as many candidates at
+    least.
+    """
+    from irr.build import build_program, open_program
+    from irr.documents import read_gold
+    from irr.retrieve import RetrieveSettings
+    from irr.show import EmbeddingProgress
+
+    if arguments.api_base and arguments.lm in (None, "none"):
+        stages = {arguments.infer_lm, arguments.rank_lm} - {None, "none"}
+        if not stages and not arguments.program:
+            raise ConfigurationError("--api-base is the server of an LM: name the LM with --lm")
+    candidates = arguments.candidates or max(DEFAULT_CANDIDATES, depth)
+    if candidates < depth and not arguments.program:
+        raise ConfigurationError(
+            f"--candidates {candidates} are fewer than the {depth} labels to look at: raise it"
+        )
+    where = {"device": arguments.device, "threads": arguments.threads}
+    lms = lms_from(arguments)
+    if arguments.program:
+        _refuse_what_a_program_settles(arguments)
+        return open_program(arguments.program, lm=lms, ledger=ledger, **where)
+    strength = arguments.prior_strength
+    settings = RetrieveSettings(
+        candidates=candidates,
+        prior_strength=(DEFAULT_PRIOR_STRENGTH if strength is None else strength)
+        if arguments.priors
+        else 0.0,
+    )
+    return build_program(
+        arguments.labels,
+        lm=lms,
+        encoder=arguments.encoder,
+        prompts=arguments.task or "generic",
+        examples=list(read_gold(arguments.examples)) if arguments.examples else (),
+        settings=settings,
+        priors=arguments.priors,
+        window=arguments.window or DEFAULT_WINDOW,
+        fusion=arguments.fusion or 0.0,
+        progress=EmbeddingProgress(),
+        ledger=ledger,
+        **where,
+    )
+
+
+def lms_from(arguments: argparse.Namespace) -> LMChoice:
+    """The LMs that the options describe; none named is None, which a program fills in."""
+    from irr.build import LMChoice
+
+    return LMChoice(
+        name=arguments.lm,
+        api_base=arguments.api_base,
+        infer=arguments.infer_lm,
+        infer_api_base=arguments.infer_api_base,
+        rank=arguments.rank_lm,
+        rank_api_base=arguments.rank_api_base,
+        timeout=arguments.timeout,
+        in_flight=arguments.in_flight,
+        max_tokens=arguments.max_tokens,
+    )
+
+
+def _refuse_what_a_program_settles(arguments: argparse.Namespace) -> None:
+    settled = (
+        "prior_strength",
+        "labels",
+        "task",
+        "examples",
+        "candidates",
+        "window",
+        "fusion",
+        "priors",
+        "encoder",
+    )
+    given = [
+        f"--{name.replace('_', '-')}" for name in settled if getattr(arguments, name) is not None
+    ]
+    if given:
+        raise ConfigurationError(f"{', '.join(given)}: --program settles that; leave it out")
+
+
+def positive_int(text: str) -> int:
+    value = int(text) if text.strip().isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def positive_float(text: str) -> float:
+    value = non_negative_float(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
