@@ -18,7 +18,7 @@ from reporting import cell, emit, in_percent, parser, run
 
 from irr.documents import read_gold
 from irr.encoder import load_encoder
-from irr.evaluate import Evaluation, score_predictions
+from irr.evaluate.scoring import Evaluation, score_predictions
 from irr.index import open_index
 from irr.labels import LabelSet
 from irr.phrases import phrases

@@ -10,6 +10,7 @@ how many they are over. A ranking shorter than k is not padded: what is missing 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,15 @@ import numpy as np
 
 from irr.errors import ConfigurationError
 
-__all__ = ["METRICS", "Score", "mean_score", "precision_at_k", "recall_at_k", "rp_at_k"]
+__all__ = [
+    "METRICS",
+    "Score",
+    "mean_score",
+    "parse_metrics",
+    "precision_at_k",
+    "recall_at_k",
+    "rp_at_k",
+]
 
 Metric = Callable[[Sequence[Hashable], Collection[Hashable], int], float | None]
 
@@ -106,3 +115,22 @@ def _hits(ranking: Sequence[Hashable], gold: Collection[Hashable], k: int) -> tu
     wanted = set(gold)
     first = list(dict.fromkeys(ranking))[:k]
     return len(wanted.intersection(first)), len(wanted)
+
+
+def parse_metrics(text: str) -> list[tuple[str, int]]:
+    """Read names such as "RP@5,R@50" into (metric, k) pairs.
+
+    >>> parse_metrics("RP@5, r@50")
+    [('RP', 5), ('R', 50)]
+
+    Raises:
+        ConfigurationError: a name that is no metric.
+    """
+    pairs = []
+    for name in text.split(","):
+        match = re.fullmatch(r"([A-Za-z]+)@([1-9]\d{0,5})", name.strip())
+        if match is None or match[1].upper() not in METRICS:
+            known = ", ".join(f"{metric}@K" for metric in METRICS)
+            raise ConfigurationError(f"unknown metric {name.strip()!r}: known are {known}")
+        pairs.append((match[1].upper(), int(match[2])))
+    return pairs

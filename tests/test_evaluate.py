@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from irr.errors import ConfigurationError
-from irr.evaluate import main, parse_metrics, score_predictions
+from irr.evaluate import main
+from irr.evaluate.scoring import score_predictions
 from irr.labels import LabelSet
+from irr.metrics import parse_metrics
 from irr.types import Document, Label, Prediction, ScoredLabel, Usage
 
 LABELS = LabelSet([Label("1", "a"), Label("2", "b"), Label("3", "c")])

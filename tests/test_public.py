@@ -44,7 +44,11 @@ def test_the_version_is_that_of_the_package() -> None:
 
 
 def test_every_doctest() -> None:
-    modules = [f"irr.{path.stem}" for path in sorted((ROOT / "irr").glob("*.py"))]
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in sorted((ROOT / "irr").rglob("*.py"))
+        if path.name != "__main__.py"
+    ]
     code = (
         "import doctest, importlib\n"
         f"for name in {modules!r}:\n"

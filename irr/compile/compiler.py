@@ -40,9 +40,8 @@ from irr.compile.tune import (
 )
 from irr.demos import NearestDemos
 from irr.errors import ConfigurationError, LMError
-from irr.evaluate import parse_metrics
 from irr.ledger import BudgetError, Ledger
-from irr.metrics import METRICS
+from irr.metrics import METRICS, parse_metrics
 from irr.program import InferRetrieveRank
 from irr.retrieve import RetrieveSettings
 

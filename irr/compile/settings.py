@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from irr.errors import ConfigurationError
-from irr.evaluate import parse_metrics
+from irr.metrics import parse_metrics
 
 __all__ = ["OPTIMIZERS", "CompileSettings"]
 

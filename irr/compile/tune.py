@@ -114,7 +114,9 @@ def choose(scores: Scores, *, folds: int, seed: int) -> Tuned:
         if len(rest):
             gains[held] = scores[_clear_best(scores[:, rest], seed), held] - scores[0, held]
     low, high = np.percentile(_resampled(gains, seed), [2.5, 97.5])
-    return Tuned(_clear_best(scores, seed), float(gains.mean()), float(low), float(high))
+    # Of many settings one may look clearly better by luck: then choosing so gains nothing.
+    best = _clear_best(scores, seed) if gains.mean() > 0 else 0
+    return Tuned(best, float(gains.mean()), float(low), float(high))
 
 
 def _clear_best(scores: Scores, seed: int) -> int:

@@ -1,0 +1,17 @@
+"""The command `evaluate`: documents with known labels → how well programs find them, and where not.
+
+The rooms: `scoring` (predictions and gold → scores), `command` (the command line).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    from irr.evaluate.command import main as run
+
+    return run(argv)

@@ -1,0 +1,5 @@
+import sys
+
+from irr.evaluate import main
+
+sys.exit(main())
