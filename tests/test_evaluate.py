@@ -7,12 +7,20 @@ import pytest
 
 from irr.errors import ConfigurationError
 from irr.evaluate import main
-from irr.evaluate.scoring import score_predictions
+from irr.evaluate.predictions import from_predictions
+from irr.evaluate.scoring import resolve_gold
+from irr.evaluate.scoring import score_predictions as score_resolved
 from irr.labels import LabelSet
 from irr.metrics import parse_metrics
 from irr.types import Document, Label, Prediction, ScoredLabel, Usage
 
 LABELS = LabelSet([Label("1", "a"), Label("2", "b"), Label("3", "c")])
+
+
+def score_predictions(predictions, documents, labels, metrics):  # type: ignore[no-untyped-def]
+    gold, unknown = resolve_gold(documents, labels)
+    rows = from_predictions(predictions, labels)
+    return score_resolved("program", rows, gold, metrics), unknown
 
 
 def predicted(*ids: str, status: str = "ok") -> Prediction:
@@ -29,12 +37,13 @@ def test_scores_by_hand() -> None:
         Document("x", "", gold=("a",)),
     ]
     predictions = [predicted("1", "2"), predicted("2"), predicted("1"), predicted(status="error")]
-    result = score_predictions(predictions, gold, LABELS, [("RP", 1), ("RP", 2), ("R", 2)])
+    metrics = [("RP", 1), ("RP", 2), ("R", 2)]
+    result, unknown = score_predictions(predictions, gold, LABELS, metrics)
     assert result.scores["RP@1"].mean == pytest.approx((1 + 1 + 0) / 3)
     assert result.scores["RP@2"].mean == pytest.approx((0.5 + 0.5 + 0) / 3)
     assert result.scores["RP@1"].documents == 3
-    assert (result.documents, result.failed, result.calls) == (4, 1, 8)
-    assert result.unknown == {"unheard of": 1}
+    assert (result.documents, result.failed, result.usage.calls) == (4, 1, 8)
+    assert unknown == {"unheard of": 1}
 
 
 @pytest.mark.parametrize("name", ["", "RP", "RP@0", "XY@5", "RP@5;R@5", "RP@5,"])
@@ -60,11 +69,12 @@ def test_the_command(files: tuple[str, str], capsys: pytest.CaptureFixture[str])
     labels, gold = files
     assert main(["--labels", labels, "--input", gold, "--metrics", "RP@1,R@3"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["metric", "mean", "95%", "interval"]
+    assert lines[0].split() == ["metric", "program", "95%", "interval"]
     assert lines[1].split()[:2] == ["RP@1", "100.0"]
     assert lines[2].split()[:2] == ["R@3", "75.0"]
     assert lines[3] == "2 documents, 0 without labels, 0 failed"
-    assert lines[4] == "1 gold labels are not in the label set, such as 'fly planes'"
+    assert lines[4].startswith("program: of 100 gold labels 67 were among the candidates, 67 in")
+    assert lines[5] == "1 gold labels are not in the label set, such as 'fly planes'"
 
 
 def test_json(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +83,7 @@ def test_json(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> Non
     row = json.loads(capsys.readouterr().out)
     assert row["metrics"] == {"RP@1": {"mean": 100.0, "low": 100.0, "high": 100.0}}
     assert row["documents"] == 2
-    assert row["unknown_gold"] == {"fly planes": 1}
+    assert row["report"]["unknown_gold"] == {"fly planes": 1}
 
 
 def test_gold_without_labels_is_an_error(
@@ -89,7 +99,7 @@ def test_a_name_that_two_labels_have_stands_for_either() -> None:
     labels = LabelSet([Label("1", "a"), Label("2", "a"), Label("3", "c")])
     gold = [Document("x", "", gold=("a", "c")), Document("y", "", gold=("2", "a"))]
     rankings = [predicted("2", "1", "3"), predicted("1", "2")]
-    result = score_predictions(rankings, gold, labels, [("RP", 2), ("R", 3)])
+    result, _ = score_predictions(rankings, gold, labels, [("RP", 2), ("R", 3)])
     assert result.scores["R@3"].mean == 1.0
 
 

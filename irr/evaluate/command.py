@@ -3,122 +3,334 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import shlex
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from irr.cli import SOME_FAILED, Parser, run_command
+from irr.errors import ConfigurationError, OutputError
 from irr.options import add_program_options
 
 if TYPE_CHECKING:
-    from irr.evaluate.scoring import Evaluation
+    from irr.evaluate.predictions import Predicted
+    from irr.evaluate.scoring import Evaluation, Gold, GuessedBy
+    from irr.labels import LabelSet
+    from irr.program import InferRetrieveRank
+    from irr.retrieve import Retriever
 
 __all__ = ["main"]
 
 DEFAULT_METRICS = "RP@5,RP@10,RP@50"
+BASELINE = "no LM"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = _parser()
     arguments = parser.parse_args(argv)
+    arguments.command = "irr evaluate " + shlex.join(sys.argv[1:] if argv is None else argv)
+    _apply_task(arguments)
     if not (arguments.labels or arguments.program) or not arguments.input:
-        parser.error("give --labels FILE or --program DIR, and --input GOLD (with labels)")
+        parser.error(
+            "give --labels FILE or --program DIR, and --input GOLD (documents with labels); "
+            "or --task NAME"
+        )
     return run_command(_evaluate, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="irr evaluate",
-        description="Measure how well labels are found, on documents whose labels are known.",
-        epilog="Beside an LM's scores stand those of the same retrieval without one.",
+        description="Measure how well labels are found, on documents whose labels are known, and "
+        "where they are lost.",
+        epilog="Beside every evaluation stands that of retrieval without an LM.",
     )
     parser.add_argument("--input", metavar="GOLD", help="documents with labels: jsonl, csv, tsv")
     parser.add_argument(
-        "--metrics",
-        default=DEFAULT_METRICS,
-        metavar="NAMES",
-        help="RP@K, R@K (recall), P@K (precision), separated by commas (default: %(default)s)",
+        "--predictions",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="score these predictions, without predicting (may be given several times)",
     )
+    parser.add_argument(
+        "--compare",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="another program to set beside (may be given several times)",
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="NAMES",
+        help="such as RP@K, R@K (recall), P@K (precision), separated by commas "
+        f"(default: {DEFAULT_METRICS})",
+    )
+    parser.add_argument("--train", metavar="FILE", help="training gold, for scores by frequency")
+    parser.add_argument("--output", metavar="DIR", help="folder for predictions, scores, a page")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--no-baseline", action="store_true", help="leave retrieval without an LM out"
+    )
+    parser.add_argument("--data", metavar="DIR", help="where the prepared files of --task are")
     add_program_options(parser)
     return parser
 
 
+def _apply_task(arguments: argparse.Namespace) -> None:
+    """Fill in what an evaluation task settles; any other --task names prompts."""
+    arguments.published = []
+    arguments.title = Path(arguments.input).name if arguments.input else ""
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from irr.documents import read_gold
-    from irr.evaluate.scoring import evaluate
+    from irr.evaluate.report import build_report
+    from irr.evaluate.scoring import resolve_gold
+    from irr.labels import LabelSet
     from irr.metrics import parse_metrics
     from irr.options import program_from
-    from irr.program import InferRetrieveRank
-    from irr.show import RunProgress
 
-    metrics = parse_metrics(arguments.metrics)
-    gold = list(read_gold(arguments.input))
-    program = program_from(arguments, depth=max(k for _, k in metrics))
-    with RunProgress(shown=True) as shown:
-        results = {"program": evaluate(program, gold, metrics, progress=shown.add)}
-    if program.infer is not None or program.rank is not None:
-        without = InferRetrieveRank(program.labels, program.retriever)
-        results["no LM"] = evaluate(without, gold, metrics)
-    if arguments.json:
-        sys.stdout.write(json.dumps(_as_json(results), ensure_ascii=False) + "\n")
+    metrics = parse_metrics(arguments.metrics or DEFAULT_METRICS)
+    folder = _output_folder(arguments)
+    documents = list(read_gold(arguments.input))
+    only_files = bool(arguments.predictions) and arguments.lm is None and not arguments.program
+    if only_files and arguments.no_baseline:
+        program, labels = None, LabelSet.read(arguments.labels)
     else:
-        _print(results)
-    if results["program"].failed:
-        sys.stderr.write(f"irr: the first that failed: {results['program'].failure}\n")
-        return SOME_FAILED
-    return 0
+        program = program_from(arguments, depth=max(k for _, k in metrics))
+        labels = program.labels
+    gold, unknown = resolve_gold(documents, labels)
+    run = _Run(arguments, gold, labels, metrics, folder, program)
+    evaluations = list(run.evaluations(only_files))
+    report = build_report(
+        evaluations,
+        labels,
+        title=arguments.title,
+        unknown_gold=unknown,
+        made=_made(arguments),
+        published=arguments.published,
+    )
+    if folder is not None:
+        _write_folder(folder, report)
+    _print(arguments, report, folder)
+    return _status(evaluations[0])
 
 
-def _as_json(results: dict[str, Evaluation]) -> dict[str, object]:
-    own = results["program"]
-    row: dict[str, object] = {
-        "metrics": _in_percent(own),
-        "documents": own.documents,
-        "failed": own.failed,
-        "unknown_gold": own.unknown,
-        "calls": own.calls,
-    }
-    if "no LM" in results:
-        row["baseline"] = {"metrics": _in_percent(results["no LM"])}
-    return row
+class _Run:
+    """The evaluations of one command, one after the other, each predicted or read once."""
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        gold: Sequence[Gold],
+        labels: LabelSet,
+        metrics: Sequence[tuple[str, int]],
+        folder: Path | None,
+        program: InferRetrieveRank | None,
+    ) -> None:
+        self.arguments = arguments
+        self.gold = gold
+        self.labels = labels
+        self.metrics = metrics
+        self.folder = folder
+        self.program = program
+        self.training = self._training()
+
+    def evaluations(self, only_files: bool) -> Iterator[Evaluation]:
+        """Files, the program, others beside it, and last the baseline."""
+        from irr.evaluate.predictions import read_predictions
+        from irr.program import InferRetrieveRank
+
+        for path in self.arguments.predictions:
+            rows = read_predictions(path, [g.document for g in self.gold], self.labels)
+            yield self._score(Path(path).stem, rows)
+        program = self.program
+        if program is not None and not only_files:
+            yield self._predict("program", program)
+            for folder in self.arguments.compare:
+                yield self._predict(Path(folder).name, self._other(folder))
+        has_lm = program is not None and (program.infer is not None or program.rank is not None)
+        if program is not None and not self.arguments.no_baseline and (only_files or has_lm):
+            plain = InferRetrieveRank(program.labels, program.retriever)
+            yield self._predict(BASELINE, plain)
+
+    def _other(self, folder: str) -> InferRetrieveRank:
+        from irr.build import open_program
+        from irr.options import lms_from
+
+        other = open_program(folder, lm=lms_from(self.arguments))
+        if other.labels.content_hash != self.labels.content_hash:
+            raise ConfigurationError(f"--compare {folder}: it has another label set")
+        return other
+
+    def _predict(self, name: str, program: InferRetrieveRank) -> Evaluation:
+        from irr.evaluate.predictions import from_predictions
+        from irr.show import RunProgress
+        from irr.types import Prediction
+        from irr.writer import PredictionWriter
+
+        documents = [g.document for g in self.gold]
+        depth = max(program.retriever.settings.candidates, *(k for _, k in self.metrics))
+        predictions = program.predict_many(documents, top_k=depth, trace=True)
+
+        def seen(progress: RunProgress, writer: PredictionWriter | None) -> Iterator[Prediction]:
+            for prediction in predictions:
+                if writer is not None:
+                    writer.write(prediction)
+                progress.add(prediction)
+                yield prediction
+
+        with RunProgress(shown=True) as progress:
+            if self.folder is None:
+                rows = from_predictions(seen(progress, None), program.labels)
+                return self._score(name, rows, program.retriever)
+            file = self.folder / f"predictions-{name.replace(' ', '-')}.jsonl"
+            with PredictionWriter(file) as writer:
+                rows = from_predictions(seen(progress, writer), program.labels)
+                return self._score(name, rows, program.retriever)
+
+    def _score(self, name: str, rows: Any, retriever: Retriever | None = None) -> Evaluation:
+        from irr.evaluate.scoring import score_predictions
+
+        predicted: Sequence[Predicted] = rows
+        known = retriever or (self.program.retriever if self.program is not None else None)
+        guessed = None if known is None else _guessed_by(known, self.labels)
+        return score_predictions(
+            name,
+            predicted,
+            self.gold,
+            self.metrics,
+            guessed_by=guessed,
+            training=self.training,
+        )
+
+    def _training(self) -> dict[int, int] | None:
+        if not self.arguments.train:
+            return None
+        from irr.documents import read_gold
+
+        counts: dict[int, int] = {}
+        for document in read_gold(self.arguments.train):
+            for name in document.gold or ():
+                for position in self.labels.find_all(name):
+                    counts[position] = counts.get(position, 0) + 1
+        return counts
 
 
-def _in_percent(evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
-    return {
-        name: {
-            bound: None if value is None else round(100 * value, 2)
-            for bound, value in (("mean", score.mean), ("low", score.low), ("high", score.high))
-        }
-        for name, score in evaluation.scores.items()
-    }
+def _guessed_by(retriever: Retriever, labels: LabelSet) -> GuessedBy:
+    """Labels that guesses name: by one of their names, or as the nearest label of a guess."""
+
+    def guessed(guesses: Sequence[str]) -> set[int]:
+        vectors = retriever.encoder.encode(list(guesses))
+        nearest, _ = retriever.index.search(vectors, 1)
+        named = {position for guess in guesses for position in labels.find_all(guess)}
+        return {*nearest[:, 0].tolist(), *named}
+
+    return guessed
 
 
-def _print(results: dict[str, Evaluation]) -> None:
+def _output_folder(arguments: argparse.Namespace) -> Path | None:
+    if arguments.output is None:
+        return None
+    folder = Path(arguments.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made: {error.strerror or error}") from error
+    return folder
+
+
+def _made(arguments: argparse.Namespace) -> dict[str, str]:
+    from irr import __version__
+
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {"irr": __version__, "date": today, "command": arguments.command}
+
+
+def _write_folder(folder: Path, report: dict[str, Any]) -> None:
+    from irr.cache import write_atomic
+    from irr.evaluate.page import page
+
+    try:
+        text = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
+        write_atomic(folder / "metrics.json", text.encode("utf-8", "replace"))
+        write_atomic(folder / "report.html", page(report).encode("utf-8", "replace"))
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+def _print(
+    arguments: argparse.Namespace,
+    report: dict[str, Any],
+    folder: Path | None,
+) -> None:
+    if arguments.json:
+        first = report["programs"][0]
+        row = {"metrics": first["metrics"], "documents": report["documents"]}
+        sys.stdout.write(json.dumps({**row, "report": report}, ensure_ascii=False) + "\n")
+        return
     from irr.show import print_table
 
-    own = results["program"]
+    names = [program["name"] for program in report["programs"]]
+    header = ["metric", *(cell for name in names for cell in (name, "95% interval"))]
     rows = []
-    for name, bounds in _in_percent(own).items():
-        row = [name, *_cells(bounds)]
-        if "no LM" in results:
-            row += _cells(_in_percent(results["no LM"])[name])
-        rows.append(row)
-    header = ["metric", "mean", "95% interval"]
-    header += ["no LM", "95% interval"] if "no LM" in results else []
+    for metric in report["programs"][0]["metrics"]:
+        cells = [_cells(program["metrics"][metric]) for program in report["programs"]]
+        rows.append([metric, *(cell for pair in cells for cell in pair)])
     print_table(sys.stdout, header, rows)
-    scored = next(iter(own.scores.values())).documents
-    sys.stdout.write(f"{own.documents:,} documents, {own.documents - scored:,} without labels")
-    sys.stdout.write(f", {own.failed:,} failed\n")
-    if own.unknown:
-        some = ", ".join(repr(name) for name in list(own.unknown)[:3])
-        count = sum(own.unknown.values())
-        sys.stdout.write(f"{count:,} gold labels are not in the label set, such as {some}\n")
+    for line in _sentences(report):
+        sys.stdout.write(line + "\n")
+    if folder is not None:
+        sys.stdout.write(f"wrote {folder / 'report.html'}\n")
 
 
-def _cells(bounds: dict[str, float | None]) -> list[str]:
+def _cells(bounds: dict[str, float | None]) -> tuple[str, str]:
     if bounds["mean"] is None:
-        return ["-", "-"]
-    return [f"{bounds['mean']:.1f}", f"{bounds['low']:.1f} to {bounds['high']:.1f}"]
+        return "-", "-"
+    if bounds["low"] is None or bounds["high"] is None:
+        return f"{bounds['mean']:.1f}", "-"
+    return f"{bounds['mean']:.1f}", f"{bounds['low']:.1f} to {bounds['high']:.1f}"
+
+
+def _sentences(report: dict[str, Any]) -> Iterator[str]:
+    first = report["programs"][0]
+    yield (
+        f"{report['documents']:,} documents, {report['without_gold']:,} without labels, "
+        f"{first['failed']:,} failed"
+    )
+    for program in report["programs"]:
+        stages = program["stages"]
+        if stages["gold"] and stages["retrieved"] is not None:
+            among, top = (100 * stages[s] / stages["gold"] for s in ("retrieved", "top_k"))
+            yield (
+                f"{program['name']}: of 100 gold labels {among:.0f} were among the candidates, "
+                f"{top:.0f} in the top {stages['k']}"
+            )
+    for row in report["differences"]:
+        if row["metric"].endswith("@10") and row["mean"] is not None:
+            yield (
+                f"{row['a']} minus {row['b']}, {row['metric']}: {row['mean']:+.1f} "
+                f"({row['low']:+.1f} to {row['high']:+.1f})"
+            )
+    for row in report["published"]:
+        yield "published: " + ", ".join(f"{key} {value}" for key, value in row.items())
+    unknown = report["unknown_gold"]
+    if unknown:
+        some = ", ".join(repr(name) for name in list(unknown)[:3])
+        yield f"{sum(unknown.values()):,} gold labels are not in the label set, such as {some}"
+    for program in report["programs"]:
+        if program["unknown_predicted"]:
+            count = program["unknown_predicted"]
+            yield f"{program['name']}: {count:,} predicted labels are not in the label set: wrong"
+
+
+def _status(evaluation: Evaluation) -> int:
+    if not evaluation.failed:
+        return 0
+    sys.stderr.write(f"irr: the first that failed: {evaluation.failure}\n")
+    return SOME_FAILED

@@ -1,0 +1,180 @@
+"""Predictions of any origin → what is scored: positions in the label set, best first.
+
+In: JSON lines as `irr predict` writes them, or a peer's: ``{"id": …, "labels": [names or ids, or
+objects with "id" or "label" and perhaps "score"]}``; or predictions straight from a program.
+Out: `Predicted`, one for each gold document, in the order of the gold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from irr.errors import DocumentError
+from irr.files import TextFile
+from irr.labels import LabelSet
+from irr.types import Document, Prediction, Usage
+
+__all__ = ["UNKNOWN", "Predicted", "from_predictions", "read_predictions"]
+
+# The position of a predicted label that the label set does not have: always wrong.
+UNKNOWN = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What was predicted for one document.
+
+    `ranking` holds positions in the label set, best first, and negative numbers, each different,
+    for labels that it does not have. `scores` go with it, or are None. `candidates` are
+    Retrieve's, best first, and `picks` Rank's; None where not known. `unknown` are the labels
+    that the label set does not have.
+    """
+
+    ranking: tuple[int, ...]
+    scores: tuple[float, ...] | None = None
+    guesses: tuple[str, ...] = ()
+    candidates: tuple[int, ...] | None = None
+    picks: tuple[int, ...] | None = None
+    failure: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    unknown: tuple[str, ...] = ()
+
+
+def from_predictions(predictions: Iterable[Prediction], labels: LabelSet) -> Iterator[Predicted]:
+    """What a program predicted. With `trace` in the predictions, candidates are known."""
+    for prediction in predictions:
+        trace = prediction.trace or {}
+        rows = trace.get("candidates")
+        candidates = None
+        if isinstance(rows, list):
+            candidates = tuple(labels.position_of(row["id"]) for row in rows)
+        numbers = trace.get("picks")
+        picks = None
+        if isinstance(numbers, list) and candidates is not None:
+            picks = tuple(candidates[number - 1] for number in numbers)
+        yield Predicted(
+            tuple(labels.position_of(label.id) for label in prediction.labels),
+            tuple(label.score for label in prediction.labels),
+            prediction.guesses,
+            candidates,
+            picks,
+            _failure(prediction),
+            prediction.usage,
+        )
+
+
+def _failure(prediction: Prediction) -> str | None:
+    if prediction.status == "ok":
+        return None
+    return prediction.error[1] if prediction.error else "no message"
+
+
+def read_predictions(
+    path: str | Path, gold: Sequence[Document], labels: LabelSet
+) -> list[Predicted]:
+    """Read a file of predictions for exactly the gold documents, in any order.
+
+    Raises:
+        DocumentError: a row that cannot be read, is of no gold document or comes twice, with its
+            line; a gold document without a row.
+    """
+    file = TextFile(path, DocumentError)
+    places = {document.id: place for place, document in enumerate(gold)}
+    found: list[Predicted | None] = [None] * len(gold)
+    lines: dict[int, int] = {}
+    for line, value in file.json_values():
+        if not isinstance(value, dict):
+            raise file.failure('a prediction is a JSON object: {"id": …, "labels": […]}', line)
+        id_ = file.identifier(value.get("id"), "id", line)
+        place = places.get(id_)
+        if place is None:
+            raise file.failure(f"no gold document has the id {id_!r}: are these its gold?", line)
+        if place in lines:
+            raise file.failure(f"the id {id_!r} came before, in line {lines[place]}", line)
+        lines[place] = line
+        found[place] = _read_row(file, value, labels, line)
+    missing = [gold[place].id for place, row in enumerate(found) if row is None]
+    if missing:
+        some = ", ".join(map(repr, missing[:3]))
+        raise DocumentError(
+            f"{len(missing):,} gold documents have no row, such as {some}", path=path
+        )
+    return [row for row in found if row is not None]
+
+
+def _read_row(
+    file: TextFile, value: Mapping[str, object], labels: LabelSet, line: int
+) -> Predicted:
+    failure = None
+    if value.get("status") == "error":
+        error = value.get("error")
+        failure = str(error.get("message", "")) if isinstance(error, dict) else "no message"
+    rows = value.get("labels")
+    if not isinstance(rows, list):
+        raise file.failure('"labels" must be a list of names, ids or objects', line)
+    unknown: list[str] = []
+    named = [_label_of(file, row, line) for row in rows]
+    ranking = [_position(name, labels, unknown) for name, _ in named]
+    scores = [score for _, score in named if score is not None]
+    guesses = value.get("guesses")
+    trace = value.get("trace")
+    candidates, picks = _traced(file, trace, labels, line) if trace else (None, None)
+    return Predicted(
+        tuple(ranking),
+        tuple(scores) if len(scores) == len(ranking) else None,
+        tuple(guess for guess in guesses if isinstance(guess, str))
+        if isinstance(guesses, list)
+        else (),
+        candidates,
+        picks,
+        failure,
+        _usage(value.get("usage")),
+        tuple(unknown),
+    )
+
+
+def _label_of(file: TextFile, row: object, line: int) -> tuple[str, float | None]:
+    if isinstance(row, str):
+        return row, None
+    if isinstance(row, dict):
+        name = row.get("id", row.get("label", row.get("name")))
+        score = row.get("score")
+        if isinstance(name, str | int) and not isinstance(name, bool):
+            number = isinstance(score, int | float) and not isinstance(score, bool)
+            return str(name), float(score) if number else None  # type: ignore[arg-type]
+    raise file.failure('a label is a name or id, or an object with "id" or "label"', line)
+
+
+def _position(name: str, labels: LabelSet, unknown: list[str]) -> int:
+    found = labels.find_all(name.strip())
+    if found:
+        return found[0]
+    unknown.append(name)
+    return UNKNOWN - len(unknown) + 1
+
+
+def _traced(
+    file: TextFile, trace: object, labels: LabelSet, line: int
+) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    rows = trace.get("candidates") if isinstance(trace, dict) else None
+    if not isinstance(trace, dict) or not isinstance(rows, list):
+        return None, None
+    unknown: list[str] = []
+    names = [_label_of(file, row, line)[0] for row in rows]
+    candidates = tuple(_position(name, labels, unknown) for name in names)
+    numbers = trace.get("picks")
+    if not isinstance(numbers, list):
+        return candidates, None
+    try:
+        return candidates, tuple(candidates[number - 1] for number in numbers)
+    except (TypeError, IndexError):
+        raise file.failure('"picks" must be numbers of the candidates', line) from None
+
+
+def _usage(value: object) -> Usage:
+    if not isinstance(value, dict):
+        return Usage()
+    counts = (value.get(name) for name in ("calls", "input_tokens", "output_tokens"))
+    return Usage(*(count if isinstance(count, int) else 0 for count in counts))
