@@ -137,10 +137,11 @@ class Retriever:
         self._remembered: OrderedDict[str, Floats] = OrderedDict()
         self._lock = threading.Lock()
 
-    def with_settings(self, settings: RetrieveSettings) -> Retriever:
-        """The same labels and query vectors, pooled by other settings."""
+    def with_settings(self, settings: RetrieveSettings, priors: Floats | None = None) -> Retriever:
+        """The same labels and query vectors, pooled by other settings, and with other priors."""
         other = copy.copy(self)
         other.settings = settings
+        other.priors = self.priors if priors is None else priors
         other._hub_terms = settings.hub_weight * (self.index.hubs - self._mean_hub)
         return other
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from compile_world import LABELS, clueless, documents, world
 from conftest import HashEncoder
@@ -14,7 +15,11 @@ import irr.build
 import irr.directory
 from irr.build import LMChoice, open_program
 from irr.compile import main
+from irr.compile.examples import Example, read_examples
+from irr.compile.priors import priors_from_examples, without
+from irr.compile.tune import Tuned, choose
 from irr.directory import read_manifest
+from irr.types import Document
 from irr.writer import prediction_to_json
 
 Serve = Callable[..., ScriptedServer]
@@ -216,3 +221,40 @@ def test_a_text_on_both_sides_is_refused(
     files[5] = files[3]
     assert main([*files, "--output", str(tmp_path / "p")]) == 2
     assert "12 texts are in --train and in --dev" in capsys.readouterr().err
+
+
+def test_priors_are_counted_without_the_example_that_they_score() -> None:
+    split = [example_of(("bake bread",)), example_of(("bake bread", "sell music"))]
+    priors = priors_from_examples(split, len(LABELS))
+    bread, music = LABELS.position_of("bake bread"), LABELS.position_of("sell music")
+    assert (priors[bread], priors[music]) == (1.0, 0.5)
+    rest = without(priors, split[1], 2)
+    assert (rest[bread], rest[music]) == (1.0, 0.0)
+
+
+def example_of(gold: tuple[str, ...]) -> Example:
+    (example,) = read_examples([Document("x", "text", gold)], LABELS, {})
+    return example
+
+
+@pytest.mark.parametrize("what", ["train", "texts"])
+def test_priors_can_be_counted_here(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    options = ["--priors", "train"] if what == "train" else ["--prior-texts", files[3]]
+    assert main([*files, "--output", str(tmp_path / "p"), *options]) == 0
+    manifest = read_manifest(tmp_path / "p")
+    assert "priors.npy" in manifest["files"]
+    assert main([*files, "--output", str(tmp_path / "p"), *options, "--prior-texts", files[3]]) == (
+        2 if what == "train" else 0
+    )
+
+
+def test_folds_choose_only_what_is_clearly_better() -> None:
+    draw = np.random.default_rng(0)
+    given = draw.random(60)
+    clearly = np.clip(given + 0.2 + 0.02 * draw.standard_normal(60), 0, 2)
+    noise = given + 0.2 * draw.standard_normal(60)
+    assert choose(np.stack([given, noise, clearly]), folds=5, seed=0).best == 2
+    assert choose(np.stack([given, noise]), folds=5, seed=0).best == 0
+    assert choose(np.stack([given, given]), folds=5, seed=0) == Tuned(0, 0.0, 0.0, 0.0)

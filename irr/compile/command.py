@@ -23,6 +23,8 @@ __all__ = ["main"]
 
 # Stopped by its budget: a program was written, but not everything was tried.
 STOPPED = 8
+# What --priors is where they are to be counted on the training labels.
+FROM_TRAIN = "train"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     search.add_argument("--seed", type=int, default=0, metavar="N", help="of every draw")
     search.add_argument(
-        "--prior-texts", metavar="FILE", help="count priors on these unlabelled documents"
+        "--prior-texts",
+        metavar="FILE",
+        help="count priors on these unlabelled documents (--priors train: on the training labels)",
     )
     search.add_argument("--teacher", metavar="NAME", help="LM that makes the demonstrations")
     search.add_argument("--teacher-api-base", metavar="URL", help="its server")
@@ -98,7 +102,11 @@ def _compile(arguments: argparse.Namespace) -> int:
     from irr.compile.settings import CompileSettings
     from irr.directory import check_directory
 
+    from_train = arguments.priors == FROM_TRAIN
+    if from_train:
+        arguments.priors = None
     settings = CompileSettings(
+        priors_from_train=from_train,
         optimizer=arguments.optimizer,
         metric=arguments.metric,
         candidates=arguments.trials,
@@ -115,7 +123,7 @@ def _compile(arguments: argparse.Namespace) -> int:
         if program.infer is not None or program.rank is not None:
             check_optimizer(settings.optimizer)
         split, sources = _split(arguments, program, settings)
-        program = _with_priors(arguments, program)
+        program = _with_priors(arguments, program, split, from_train)
         if arguments.dry_run:
             return _estimate(program, split, settings, teacher is not None, ledger)
         return _run(arguments, program, split, settings, ledger, teacher, sources)
@@ -217,17 +225,23 @@ def _split(
     return split, sources
 
 
-def _with_priors(arguments: argparse.Namespace, program: InferRetrieveRank) -> InferRetrieveRank:
-    if not arguments.prior_texts:
+def _with_priors(
+    arguments: argparse.Namespace, program: InferRetrieveRank, split: Split, from_train: bool
+) -> InferRetrieveRank:
+    """The program with priors counted here. They count nothing until tuning gives them weight."""
+    if not arguments.prior_texts and not from_train:
         return program
-    from irr.compile.priors import priors_from_texts
+    from irr.compile.priors import priors_from_examples, priors_from_texts
     from irr.documents import read_documents
     from irr.retrieve import Retriever
 
-    if program.retriever.priors is not None:
-        raise ConfigurationError("give --priors or --prior-texts, not both")
     old = program.retriever
-    priors = priors_from_texts(read_documents(arguments.prior_texts), old)
+    if old.priors is not None or (arguments.prior_texts and from_train):
+        raise ConfigurationError("give one of --priors FILE, --priors train and --prior-texts")
+    if from_train:
+        priors = priors_from_examples(split.train, len(program.labels))
+    else:
+        priors = priors_from_texts(read_documents(arguments.prior_texts), old)
     return program.variant(retriever=Retriever(old.encoder, old.index, old.settings, priors=priors))
 
 

@@ -29,6 +29,7 @@ from irr.compile.modules import (
     metric_of,
     rank_example,
 )
+from irr.compile.priors import Priors, without
 from irr.compile.settings import CompileSettings
 from irr.compile.tune import (
     FUSION_WEIGHTS,
@@ -193,7 +194,13 @@ class _Compiler:
         )
         self.say(f"retrieval: trying {len(tried)} settings on {len(examples)} examples")
         table = retrieval_scores(
-            retriever, tried, examples, guesses, self._retrieval_score, self._tuning_progress
+            retriever,
+            tried,
+            examples,
+            guesses,
+            self._retrieval_score,
+            self._tuning_progress,
+            self._priors_for,
         )
         tuned = choose(table, folds=self.settings.folds, seed=self.settings.seed)
         result.retrieval = tuned
@@ -206,6 +213,13 @@ class _Compiler:
         if tuned.best:
             retriever = retriever.with_settings(tried[tuned.best])
             self._score("retrieval tuned", self.program.variant(retriever=retriever))
+
+    def _priors_for(self, example: Example) -> Priors | None:
+        """Priors that were counted on the training examples, without this one of them."""
+        priors, train = self.program.retriever.priors, self.split.train
+        if not self.settings.priors_from_train or priors is None or example not in train:
+            return None
+        return without(priors, example, len(train))
 
     def _tuning_progress(self, done: int, total: int) -> None:
         if done % 10 == 0 and done < total:

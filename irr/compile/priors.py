@@ -12,7 +12,7 @@ from irr.phrases import phrases
 from irr.retrieve import Retriever
 from irr.types import Document
 
-__all__ = ["priors_from_examples", "priors_from_texts", "without"]
+__all__ = ["Priors", "priors_from_examples", "priors_from_texts", "without"]
 
 Priors = npt.NDArray[np.float32]
 

@@ -32,6 +32,7 @@ class CompileSettings:
         folds: of the cross-validation that tunes retrieval.
         seed: of every draw.
         threads: LM requests at once during the search.
+        priors_from_train: the program's priors were counted on the training examples.
     """
 
     optimizer: str = "left-to-right"
@@ -42,6 +43,7 @@ class CompileSettings:
     folds: int = 5
     seed: int = 0
     threads: int = 16
+    priors_from_train: bool = False
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:

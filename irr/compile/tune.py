@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from irr.compile.examples import Example
+from irr.compile.priors import Priors
 from irr.metrics import METRICS
 from irr.rank import fuse
 from irr.retrieve import Retriever, RetrieveSettings
@@ -70,12 +71,18 @@ def retrieval_scores(
     guesses: Sequence[Sequence[str]],
     score: Callable[[Sequence[int], Sequence[int]], float],
     progress: Callable[[int, int], None] | None = None,
+    priors_for: Callable[[Example], Priors | None] = lambda _: None,
 ) -> Scores:
-    """(settings, examples) scores of Retrieve alone."""
+    """(settings, examples) scores of Retrieve alone.
+
+    `priors_for` gives the priors to score an example with, where they are not the retriever's:
+    those counted on examples must be counted without the one that is scored.
+    """
     table = np.empty((len(settings), len(examples)))
     for row, choice in enumerate(settings):
-        variant = retriever.with_settings(choice)
         for column, (example, guessed) in enumerate(zip(examples, guesses, strict=True)):
+            priors = priors_for(example) if choice.prior_strength else None
+            variant = retriever.with_settings(choice, priors)
             found = variant.retrieve(example.phrases, guessed)
             table[row, column] = score([c.position for c in found], example.gold)
         if progress is not None:
