@@ -20,7 +20,7 @@ from dspy.utils.exceptions import LMError as DSPyLMError
 
 from irr.adapter import ListAdapter
 from irr.errors import LMError, ReplyError
-from irr.lm import as_irr_error
+from irr.lm import CutOffError, as_irr_error
 from irr.replies import excerpt
 
 __all__ = ["Answer", "Steps", "Usable", "arun", "run"]
@@ -74,9 +74,9 @@ def _ask(predict: dspy.Predict, question: dict[str, Any], usable: Usable) -> Ans
             try:
                 with _our_errors():
                     return _value(predict(**question), question, usable)
-            except ReplyError:
+            except ReplyError as error:
                 with _our_errors():
-                    reply = predict(**question, **_differently(predict))
+                    reply = predict(**question, **_differently(predict, error))
                     return _value(reply, question, usable)
         except LMError as error:
             return error
@@ -88,9 +88,9 @@ async def _aask(predict: dspy.Predict, question: dict[str, Any], usable: Usable)
             try:
                 with _our_errors():
                     return _value(await predict.acall(**question), question, usable)
-            except ReplyError:
+            except ReplyError as error:
                 with _our_errors():
-                    reply = await predict.acall(**question, **_differently(predict))
+                    reply = await predict.acall(**question, **_differently(predict, error))
                     return _value(reply, question, usable)
         except LMError as error:
             return error
@@ -103,13 +103,13 @@ def _value(reply: dspy.Prediction, question: dict[str, Any], usable: Usable) -> 
     return list(value)
 
 
-def _differently(predict: dspy.Predict) -> dict[str, Any]:
-    """Arguments of the second attempt: a reminder, some randomness, four times the room."""
+def _differently(predict: dspy.Predict, error: ReplyError) -> dict[str, Any]:
+    """Arguments of the second attempt: a reminder, some randomness; after a cut-off, more room."""
     lm = predict.lm or dspy.settings.lm
     config: dict[str, Any] = {}
     if lm is not None and lm.kwargs.get("temperature") is not None:
         config["temperature"] = max(_SECOND_TEMPERATURE, lm.kwargs["temperature"])
-    if lm is not None and lm.kwargs.get("max_tokens"):
+    if isinstance(error, CutOffError) and lm is not None and lm.kwargs.get("max_tokens"):
         config["max_tokens"] = 4 * lm.kwargs["max_tokens"]
     signature = predict.signature
     instructions = signature.instructions + _REMINDER

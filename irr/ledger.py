@@ -26,6 +26,8 @@ CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 _VERSION = "1"
+# What an answer is reckoned to have before it is there: some ten guesses or numbers.
+_ANSWER_TOKENS = 60
 
 
 class BudgetError(LMError):
@@ -42,6 +44,10 @@ class Price:
     input: float
     output: float
 
+    def of(self, input_tokens: int, output_tokens: int) -> float:
+        """Dollars for so many tokens."""
+        return (input_tokens * self.input + output_tokens * self.output) / 1e6
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -54,13 +60,15 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What one role spent: requests sent (retries too), replies kept from before, tokens.
+    """What one role spent: requests sent (retries too), replies that were kept, tokens.
 
-    `cost` is in dollars, None where the model's price is unknown.
+    `failed` requests got no usable answer. `cost` is in dollars, None where the model's price is
+    unknown.
     """
 
     calls: int = 0
     kept: int = 0
+    failed: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = 0.0
@@ -71,6 +79,7 @@ class _Account:
     model: str
     price: Price | None
     counts: Counts = field(default_factory=Counts)
+    reserved: float = 0.0  # dollars, for requests that are under way
 
 
 class Ledger:
@@ -94,10 +103,14 @@ class Ledger:
         self._prices = prices or {}
         self._accounts: dict[str, _Account] = {}
         self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._under_way = 0
         self._started = time.monotonic()
         self.stopped: LMError | None = None
         try:
             self._db = sqlite3.connect(path or ":memory:", check_same_thread=False, timeout=1.0)
+            # Held until the file is closed: two runs would pay for the same calls.
+            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_SCHEMA)
@@ -105,13 +118,20 @@ class Ledger:
             self._db.commit()
             row = self._db.execute("SELECT value FROM meta WHERE name = 'version'").fetchone()
         except sqlite3.Error as error:
+            if "locked" in str(error):
+                message = "another run is using it: wait for it, or name another --output"
+                raise OutputError(f"{path}: {message}") from error
             raise OutputError(f"{path}: cannot keep LM replies there: {error}") from error
         if row[0] != _VERSION:
             raise OutputError(f"{path}: replies of version {row[0]}; move the file away")
 
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
+    def close(self, patience: float = 30.0) -> None:
+        """Close the file, after the requests under way have been answered: they are paid for.
+
+        They are waited for `patience` seconds at most.
+        """
+        with self._idle:
+            self._idle.wait_for(lambda: self._under_way == 0, timeout=patience)
             self._db.close()
 
     def open_account(self, role: str, model: str) -> None:
@@ -120,7 +140,7 @@ class Ledger:
         Raises:
             ConfigurationError: there is a limit on cost, and the model's price is unknown.
         """
-        price = self._prices.get(model)
+        price = self._prices.get(model, self._prices.get(f"openai/{model}"))
         if price is None and self.budget.max_cost is not None:
             raise ConfigurationError(
                 f"--max-cost needs the price of {model!r}: give it with --prices FILE, a JSON "
@@ -145,22 +165,42 @@ class Ledger:
         reply: dict[str, object] = json.loads(row[0])
         return reply
 
-    def begin(self, role: str) -> None:
-        """Count a request that is about to be sent.
+    def begin(self, role: str, characters: int = 0) -> float:
+        """Count a request that is about to be sent; `end` must follow.
+
+        Args:
+            characters: the length of the prompt, from which its cost is reserved.
+
+        Returns:
+            What was reserved, for `end`.
 
         Raises:
-            BudgetError: the budget is spent.
+            BudgetError: the budget is spent, or would be by the requests under way.
             LMError: an earlier call ended the run.
         """
         with self._lock:
+            account = self._accounts[role]
+            expected = account.price.of(characters // 4, _ANSWER_TOKENS) if account.price else 0.0
             if self.stopped is None:
-                spent = self._spent()
+                spent = self._spent(expected)
                 if spent is not None:
                     self.stopped = BudgetError(spent)
             if self.stopped is not None:
                 raise self.stopped
-            account = self._accounts[role]
             account.counts = replace(account.counts, calls=account.counts.calls + 1)
+            account.reserved += expected
+            self._under_way += 1
+            return expected
+
+    def end(self, role: str, reserved: float, *, answered: bool) -> None:
+        """A request that was begun has ended."""
+        with self._idle:
+            account = self._accounts[role]
+            account.reserved -= reserved
+            if not answered:
+                account.counts = replace(account.counts, failed=account.counts.failed + 1)
+            self._under_way -= 1
+            self._idle.notify_all()
 
     def keep(
         self,
@@ -177,8 +217,7 @@ class Ledger:
             counts, price = account.counts, account.price
             cost = None
             if price is not None and counts.cost is not None:
-                spent = input_tokens * price.input + output_tokens * price.output
-                cost = counts.cost + spent / 1e6
+                cost = counts.cost + price.of(input_tokens, output_tokens)
             account.counts = replace(
                 counts,
                 input_tokens=counts.input_tokens + input_tokens,
@@ -186,8 +225,13 @@ class Ledger:
                 cost=cost,
             )
             text = json.dumps(reply, ensure_ascii=True)
-            self._db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, text))
-            self._db.commit()
+            try:
+                self._db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, text))
+                self._db.commit()
+            except sqlite3.Error as error:
+                message = f"LM replies cannot be kept any more: {error}"
+                self.stopped = self.stopped or LMError(message, fatal=True)
+                raise self.stopped from error
 
     def stop(self, error: LMError) -> None:
         """End the run: no further request is sent, every one fails with `error` at once."""
@@ -208,14 +252,16 @@ class Ledger:
         account = self._accounts.get(role)
         return None if account is None else account.price
 
-    def _spent(self) -> str | None:
+    def _spent(self, expected: float) -> str | None:
         budget = self.budget
-        calls = sum(account.counts.calls for account in self._accounts.values())
+        accounts = self._accounts.values()
+        calls = sum(account.counts.calls for account in accounts)
         if budget.max_calls is not None and calls >= budget.max_calls:
             return f"the budget of {budget.max_calls:,} calls is spent"
-        cost = sum(account.counts.cost or 0.0 for account in self._accounts.values())
-        if budget.max_cost is not None and cost >= budget.max_cost:
-            return f"the budget of ${budget.max_cost:,.2f} is spent"
+        if budget.max_cost is not None:
+            cost = sum((account.counts.cost or 0.0) + account.reserved for account in accounts)
+            if cost + expected > budget.max_cost:
+                return f"the budget of ${budget.max_cost:,.4g} is spent"
         minutes = (time.monotonic() - self._started) / 60
         if budget.max_minutes is not None and minutes >= budget.max_minutes:
             return f"the budget of {budget.max_minutes:g} minutes is spent"

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import random
+import re
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -51,8 +52,14 @@ OPENAI_BASE = "https://api.openai.com/v1"
 ATTEMPTS = 6
 LONGEST_WAIT = 600.0
 _WORTH_SAYING = 20.0
+# What vLLM answers with HTTP 400, where OpenAI sends a code that lm15 knows.
+_TOO_LONG = ("maximum context length", "longer than the maximum model length")
+# The same about a limit on the reply that no prompt could fit beside.
+_LIMIT_TOO_HIGH = re.compile(r"max_tokens=\d+ cannot be greater than max_model_len=(\d+)")
 # 403s and 404s in a row, after good answers, that end a run: the key or the model is gone.
 _MOST_REFUSALS = 5
+# Calls in a row of which every attempt failed, half a minute each, that end a run.
+_MOST_EXHAUSTED = 8
 # What servers that want no key are sent, since some want the header.
 _NO_KEY = "EMPTY"
 
@@ -240,7 +247,12 @@ class Engine:
         self._role = role
         self._schema_refused = False
         self._answered = False
-        self._refusals = 0
+        self._reply_limit: int | None = None
+        self._refusals = self._exhausted = 0
+        self._threads = threading.BoundedSemaphore(max_in_flight)
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+            WeakKeyDictionary()
+        )
         self._lock = threading.Lock()
         self._client: lm15.OpenAIChatLM | None = None
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, lm15.AsyncOpenAIChatLM] = (
@@ -261,6 +273,8 @@ class Engine:
             return _checked(kept, request)
         try:
             response = self._complete(wire, key)
+        except ReplyLimitError:
+            response = self._complete(self._wire(request), key)
         except LMError as error:
             if not _suggests_schema_refusal(error, wire):
                 raise
@@ -276,6 +290,8 @@ class Engine:
             return _checked(kept, request)
         try:
             response = await self._acomplete(wire, key)
+        except ReplyLimitError:
+            response = await self._acomplete(self._wire(request), key)
         except LMError as error:
             if not _suggests_schema_refusal(error, wire):
                 raise
@@ -284,21 +300,22 @@ class Engine:
         return _checked(response, request)
 
     def _complete(self, request: Request, key: str) -> Response:
-        for attempt in Retrying(**self._policy()):
-            with attempt:
-                self._begin()
-                with self._translated(request):
+        with self._remembered_failure():
+            for attempt in Retrying(**self._policy()):
+                with attempt, self._threads, self._counted(request), self._translated(request):
                     response = self._sync_client().complete(request)
-                return self._accept(response, key)
+                    return self._accept(response, key)
         raise AssertionError("tenacity raises or returns")
 
     async def _acomplete(self, request: Request, key: str) -> Response:
-        async for attempt in AsyncRetrying(**self._policy()):
-            with attempt:
-                self._begin()
-                with self._translated(request):
-                    response = await self._async_client().complete(request)
-                return self._accept(response, key)
+        with self._remembered_failure():
+            async for attempt in AsyncRetrying(**self._policy()):
+                with attempt:
+                    # Counted when it is sent, not while it waits for its turn.
+                    async with self._turn():
+                        with self._counted(request), self._translated(request):
+                            response = await self._async_client().complete(request)
+                            return self._accept(response, key)
         raise AssertionError("tenacity raises or returns")
 
     async def aclose(self) -> None:
@@ -317,6 +334,9 @@ class Engine:
 
     def _wire(self, request: Request) -> Request:
         wire = replace(request, model=request.model.removeprefix("openai/"))
+        limit = request.config.max_tokens
+        if limit is not None and self._reply_limit is not None and limit > self._reply_limit:
+            wire = replace(wire, config=replace(wire.config, max_tokens=self._reply_limit))
         return _without_schema(wire) if self._schema_refused else wire
 
     def _remember_schema_refusal(self) -> None:
@@ -336,14 +356,46 @@ class Engine:
         kept = self._ledger.find(self._role, key) if self._ledger is not None else None
         return None if kept is None else response_from_dict(kept)
 
-    def _begin(self) -> None:
-        if self._ledger is not None:
-            self._ledger.begin(self._role)
+    def _turn(self) -> asyncio.Semaphore:
+        """The bound on requests in flight, in the running event loop."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            return self._turns.setdefault(loop, asyncio.Semaphore(self._max_in_flight))
+
+    @contextlib.contextmanager
+    def _counted(self, request: Request) -> Iterator[None]:
+        """Enter a request in the ledger, and whether it was answered."""
+        if self._ledger is None:
+            yield
+            return
+        length = sum(len(message.text or "") for message in request.messages)
+        reserved = self._ledger.begin(self._role, length + len(str(request.system or "")))
+        answered = False
+        try:
+            yield
+        except GeneratorExit:
+            raise
+        else:
+            answered = True
+        finally:
+            self._ledger.end(self._role, reserved, answered=answered)
+
+    @contextlib.contextmanager
+    def _remembered_failure(self) -> Iterator[None]:
+        """After calls in a row that all attempts failed, the run is hopeless: it is ended."""
+        try:
+            yield
+        except LMError as error:
+            if error.retryable and self._ledger is not None:
+                self._exhausted += 1
+                if error.fatal or self._exhausted >= _MOST_EXHAUSTED:
+                    self._ledger.stop(error)
+            raise
 
     def _accept(self, response: Response, key: str) -> Response:
         """Keep and count a reply before anything is made of it: it is paid for."""
         self._answered = True
-        self._refusals = 0
+        self._refusals = self._exhausted = 0
         usage = response.usage
         spent = Usage(1, usage.input_tokens or 0, usage.output_tokens or 0)
         count = _counting.get()
@@ -370,6 +422,10 @@ class Engine:
         failure = _describe(error, request.model, self.base_url, self._key)
         if not self._answered and _is_refused_connection(error):
             failure.retryable = False
+        if refused := _LIMIT_TOO_HIGH.search(str(failure)):
+            # Half the context for the reply leaves half for the prompt.
+            self._reply_limit = int(refused[1]) // 2
+            return ReplyLimitError(str(failure))
         if self._answered and failure.status in (403, 404):
             # It answered before with this key and model: this may be about one document.
             self._refusals += 1
@@ -475,7 +531,9 @@ def _describe(error: Exception, model: str, base_url: str, key: str) -> LMError:
     said = _first_line(said)
     http = f"HTTP {status}" if status else "an error"
     if _is_too_long(error, said):
-        return ContextTooLongError(f"the prompt is too long for {model!r}: {said}", status=status)
+        advice = "shorten the examples, or serve the model with a longer context"
+        message = f"the prompt is too long for {model!r} ({advice}): {said}"
+        return ContextTooLongError(message, status=status)
     if isinstance(error, lm15.AuthError):
         advice = "set OPENAI_API_KEY to a valid key"
         message = f"the key was refused by {base_url} ({http}): {advice}"
@@ -510,20 +568,29 @@ class ContextTooLongError(LMError):
     """The prompt does not fit the model's context: the stage shortens it and asks again."""
 
 
+class ReplyLimitError(LMError):
+    """The server allows no reply as long as was asked for: the call is made with a lower limit."""
+
+
+class CutOffError(ReplyError):
+    """The reply reached the limit on its length: it is asked for again with more room."""
+
+
 def _is_too_long(error: Exception, said: str) -> bool:
-    # vLLM answers 400 with this sentence, where OpenAI sends a code that lm15 knows.
     return isinstance(error, lm15.ContextLengthError) or (
-        isinstance(error, lm15.InvalidRequestError)
-        and ("maximum context length" in said or "longer than the maximum model length" in said)
+        isinstance(error, lm15.InvalidRequestError) and any(words in said for words in _TOO_LONG)
     )
 
 
 def _checked(response: Response, request: Request) -> Response:
     """A reply that can be read, or `ReplyError` with what the LM said instead of answering."""
     if response.finish_reason == "length":
-        limit = request.config.max_tokens
-        at = f" at {limit} tokens" if limit else ""
-        raise ReplyError(f"the LM's reply was cut off{at}")
+        limit, written = request.config.max_tokens, response.usage.output_tokens
+        if limit is not None and written is not None and written < limit // 2:
+            # The server clamps a reply to what the prompt leaves of the context.
+            raise ContextTooLongError(f"the prompt leaves {written} tokens for the LM's reply")
+        at = f" at {written or limit} tokens" if written or limit else ""
+        raise CutOffError(f"the LM's reply was cut off{at}")
     if response.finish_reason == "content_filter":
         raise ReplyError("the server's content filter held the LM's reply back")
     if not response.message.text:

@@ -72,7 +72,7 @@ def parse_guesses(reply: str) -> list[str]:
             guess = guess.encode("utf-8", "ignore").decode("utf-8")
             if any(char.isalnum() for char in guess):
                 guesses.setdefault(guess.casefold(), guess)
-    if items and not guesses:
+    if any(item not in ("", None) for item in items) and not guesses:
         raise ReplyError(f"no guess in the LM's reply: {excerpt(reply)}")
     return list(guesses.values())[:MAX_GUESSES]
 

@@ -57,6 +57,7 @@ class Reply:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     finish_reason: str = "stop"
+    tokens: int | None = None  # of the answer; otherwise its length says, or the limit it reached
     delay: float = 0.0
     raw: bytes | None = None  # the whole body, instead of a chat completion
     cut: int | None = None  # send this many bytes of the body, then close
@@ -153,6 +154,9 @@ class ScriptedServer:
             return json.dumps({"error": error}).encode()
         prompt = sum(len(message["content"]) for message in call.messages) // 4
         answer = len(reply.content or "") // 4
+        if reply.finish_reason == "length":
+            answer = call.body.get("max_tokens", answer)
+        answer = answer if reply.tokens is None else reply.tokens
         self.input_tokens += prompt
         self.output_tokens += answer
         message = {"role": "assistant", "content": reply.content}

@@ -61,7 +61,7 @@ def test_counts_and_cost_are_the_servers(serve: Serve, no_waiting: list[float]) 
     ask(engine_of(server, ledger), "y" * 400)
     cost = (server.input_tokens * 2 + server.output_tokens * 10) / 1e6
     assert ledger.counts()["student"] == Counts(
-        2, 0, server.input_tokens, server.output_tokens, pytest.approx(cost)
+        2, 0, 1, server.input_tokens, server.output_tokens, pytest.approx(cost)
     )
 
 
@@ -75,7 +75,7 @@ def test_without_a_price_no_cost_is_invented(serve: Serve) -> None:
     ("budget", "message"),
     [
         (Budget(max_calls=2), "2 calls"),
-        (Budget(max_cost=0.00001), r"\$0.00"),
+        (Budget(max_cost=0.00001), r"\$1e-05"),
         (Budget(max_minutes=0), "0 minutes"),
     ],
 )
@@ -143,3 +143,53 @@ def test_bad_prices(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(ConfigurationError, match="no prices"):
         read_prices(path)
+
+
+def test_a_limit_on_cost_counts_what_is_under_way(serve: Serve) -> None:
+    server = serve(lambda call: Reply("x" * 240, delay=0.05))
+    ledger = Ledger(budget=Budget(max_cost=0.0006), prices={"openai/tiny": Price(1.0, 1.0)})
+    engine = engine_of(server, ledger)
+
+    async def many() -> list[object]:
+        messages = [lm15.Message.user(f"{n} " + "y" * 400) for n in range(20)]
+        requests = [lm15.Request(model="openai/tiny", messages=(m,)) for m in messages]
+        calls = (engine.acomplete(request) for request in requests)
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    results = asyncio.run(many())
+    cost = ledger.counts()["student"].cost
+    assert cost is not None
+    assert 0.0003 < cost <= 0.0006
+    assert any(isinstance(result, BudgetError) for result in results)
+
+
+def test_two_runs_do_not_share_a_file(tmp_path: Path) -> None:
+    first = Ledger(tmp_path / "replies.sqlite")
+    with pytest.raises(OutputError, match="another run is using it"):
+        Ledger(tmp_path / "replies.sqlite")
+    first.close()
+    Ledger(tmp_path / "replies.sqlite").close()
+
+
+def test_a_server_that_died_ends_the_run(serve: Serve, no_waiting: list[float]) -> None:
+    server = serve(lambda call: "hi")
+    ledger = Ledger()
+    engine = engine_of(server, ledger)
+    assert ask(engine) == "hi"
+    server.__exit__()
+    for text in ("a", "b"):
+        with pytest.raises(LMError, match="no answer from"):
+            ask(engine, text)
+    assert ledger.stopped is not None
+    assert ledger.counts()["student"].calls == 1 + 6
+
+
+def test_calls_that_fail_again_and_again_end_the_run(serve: Serve, no_waiting: list[float]) -> None:
+    server = serve(lambda call: Reply(status=503))
+    ledger = Ledger()
+    engine = engine_of(server, ledger)
+    for number in range(12):
+        with pytest.raises(LMError, match="HTTP 503"):
+            ask(engine, str(number))
+    assert len(server.calls) == 8 * 6
+    assert ledger.counts()["student"].failed == 48

@@ -300,3 +300,23 @@ def test_a_password_in_the_address_is_refused_without_being_shown() -> None:
     with pytest.raises(ConfigurationError, match="leave them out") as caught:
         open_lm(LMSettings("m", "http://user:PASSW0RD@h/v1"))
     assert "PASSW0RD" not in str(caught.value)
+
+
+def test_a_reply_limit_that_the_server_refuses_is_lowered_once(serve: Serve) -> None:
+    def script(call: Call) -> Reply | str:
+        if call.body["max_tokens"] > 8:
+            said = "max_tokens=9 cannot be greater than max_model_len=8. Please"
+            return Reply(said, status=400)
+        return "hi"
+
+    server = serve(script)
+    engine = engine_of(server)
+    assert [ask(engine, schema=True), ask(engine, schema=True)] == ["hi", "hi"]
+    assert [call.body["max_tokens"] for call in server.calls] == [9, 4, 4]
+    assert all("response_format" in call.body for call in server.calls)
+
+
+def test_a_reply_clamped_by_the_context_means_the_prompt_is_too_long(serve: Serve) -> None:
+    server = serve(lambda call: Reply("x", finish_reason="length", tokens=2))
+    with pytest.raises(ContextTooLongError, match="leaves 2 tokens"):
+        ask(engine_of(server))

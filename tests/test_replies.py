@@ -36,6 +36,7 @@ from irr.replies import (
         ),
         ('{"guesses": [null, 3, true, "SQL"]}', ["SQL"]),
         ('{"guesses": []}', []),
+        ('{"guesses": [""]}', []),
         ("none", []),
         ("- use databases\n- SQL", ["use databases", "SQL"]),
         ("Guesses:\n1. use databases\n2) SQL", ["use databases", "SQL"]),

@@ -82,6 +82,14 @@ def test_an_unusable_reply_is_asked_again_differently(serve: Serve) -> None:
     assert "could not be read" in second.messages[0]["content"]
     assert "could not be read" not in first.messages[0]["content"]
     assert (first.body["temperature"], second.body["temperature"]) == (0.0, 0.7)
+    assert second.body["max_tokens"] == first.body["max_tokens"]
+
+
+def test_a_reply_that_was_cut_off_gets_more_room(serve: Serve) -> None:
+    cut = Reply("[", finish_reason="length")
+    server = serve(lambda call: cut if call.number == 0 else '["SQL"]')
+    assert infer(server, "x").guesses == ["SQL"]
+    first, second = server.calls
     assert second.body["max_tokens"] == 4 * first.body["max_tokens"]
 
 

@@ -381,9 +381,6 @@ def test_a_prompt_that_cannot_be_shortened_is_an_error_of_its_row(
     say(json.dumps(rows[0]))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a second attempt asks for more tokens than the context has: HTTP 400"
-)
 def test_a_second_attempt_does_not_ask_for_more_than_the_context(
     server: Server, labels: Path, tmp_path: Path
 ) -> None:
@@ -399,10 +396,6 @@ def test_a_second_attempt_does_not_ask_for_more_than_the_context(
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a reply for which the prompt leaves no room is not asked for again, shorter",
-)
 def test_a_prompt_that_leaves_no_room_for_the_reply_is_shortened(
     server: Server, labels: Path, tmp_path: Path
 ) -> None:

@@ -1,8 +1,9 @@
 """A tiny chat model without sense, for a real server: it loads in a second and answers at once.
 
-Its weights are random but for one thing: quotes, commas and brackets are a little likelier than
-the rest, so that a reply held to a JSON schema ends after a few items, as a trained model's does.
-Never assert on what it says, only on the form. Run as a script, it makes the model in a folder.
+Its weights are random but for one thing: closing quotes and brackets are likelier than the rest,
+so that most replies held to a JSON schema end after a few items, as a trained model's do. Never
+assert on what it says, only on the form. Run as a script, it makes the model in a folder, its
+tokenizer trained on standard input.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _BIAS = 3.0
 _SHARP, _LOUD = 8.0, 4.0
 
 
-def make_tiny_model(folder: Path | str, texts: Iterable[str], *, seed: int = 0) -> Path:
+def make_tiny_model(folder: Path | str, texts: Iterable[str], *, seed: int = 4) -> Path:
     """Write config, weights, tokenizer and chat template; the same for the same arguments.
 
     `texts` are what the tokenizer is trained on, beside all of ASCII.
@@ -67,7 +68,7 @@ def make_tiny_model(folder: Path | str, texts: Iterable[str], *, seed: int = 0) 
         head = model.get_output_embeddings().weight
         head[:, 0] = 0.0
         for token, number in tokenizer.get_vocab().items():
-            if token not in SPECIAL and any(mark in token for mark in '",]}'):
+            if token not in SPECIAL and any(mark in token for mark in '"]}'):
                 head[number, 0] = _BIAS / _CONSTANT
         for layer in model.model.layers:
             layer.self_attn.q_proj.weight *= _SHARP
