@@ -6,6 +6,7 @@ to the input it resembles. A stage without `NearestDemos` shows the same ones to
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,13 @@ class NearestDemos:
         self.k = k
         self._encode = encode
         self._vectors = encode([demo["text"] for demo in self.demos])
+        self._itself = True
+
+    def without_same(self) -> NearestDemos:
+        """A copy that does not show a text its own demonstration, to be measured with."""
+        other = copy.copy(self)
+        other._itself = False
+        return other
 
     def __deepcopy__(self, memo: dict[int, object]) -> NearestDemos:
         return self  # Optimizers copy programs by the dozen; this is read only.
@@ -35,5 +43,6 @@ class NearestDemos:
     def __call__(self, text: str) -> list[dict[str, Any]]:
         """The demonstrations for a text, the nearest last."""
         cosines = self._vectors @ self._encode([text])[0]
-        nearest = np.argsort(-cosines, kind="stable")[: self.k]
-        return [self.demos[position] for position in nearest[::-1].tolist()]
+        nearest = [self.demos[n] for n in np.argsort(-cosines, kind="stable").tolist()]
+        shown = [demo for demo in nearest if self._itself or demo["text"] != text]
+        return shown[: self.k][::-1]

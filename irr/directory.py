@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -36,9 +37,10 @@ from irr.types import Label
 if TYPE_CHECKING:
     import dspy
 
-__all__ = ["CARD", "check_directory", "load_program", "read_manifest", "save_program"]
+__all__ = ["CARD", "check_directory", "is_program", "load_program", "read_manifest", "save_program"]
 
 FORMAT = 1
+_HAND = "is not the file that was saved: the program was changed by hand; compile it again"
 MANIFEST = "program.json"
 CARD = "CARD.md"
 _STAGES = ("infer", "rank")
@@ -69,13 +71,17 @@ def save_program(
     check_directory(folder)
     stages = _stages_of(program) if stages_of is None else _saved_stages(Path(stages_of))
     try:
-        new = folder.with_name(folder.name + ".new")
-        discard(new)
+        # Hidden names that nobody else uses: the program appears by renaming, in an instant.
+        new = folder.with_name(f".{folder.name}.{os.getpid()}.new")
         with atomic_directory(new) as draft:
             _write(program, draft, card, stages)
         if folder.exists():
-            discard(folder)
-        new.rename(folder)
+            old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+            folder.rename(old)
+            new.rename(folder)
+            discard(old)
+        else:
+            new.rename(folder)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
@@ -109,6 +115,11 @@ def _saved_stages(folder: Path) -> _Stages:
     return read_manifest(folder)["stages"], demos
 
 
+def is_program(folder: Path | str) -> bool:
+    """Whether there is a program."""
+    return (Path(folder) / MANIFEST).is_file()
+
+
 def _write(program: InferRetrieveRank, folder: Path, card: str, stages: _Stages) -> None:
     labels, retriever = program.labels, program.retriever
     lines = [json.dumps(_label_row(label), ensure_ascii=False) for label in labels]
@@ -132,7 +143,7 @@ def _manifest(
 ) -> dict[str, object]:
     retriever = program.retriever
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CARD)
-    return {
+    manifest: dict[str, object] = {
         "format": FORMAT,
         "label_set": {"labels": len(program.labels), "sha256": program.labels.content_hash},
         "encoder": {"name": retriever.encoder.name, "fingerprint": retriever.encoder.fingerprint},
@@ -141,6 +152,13 @@ def _manifest(
         "stages": stages,
         "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in files},
     }
+    return {**manifest, "sha256": _digest(manifest)}
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """The hash of all that a manifest says beside it."""
+    told = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _stage_row(program: InferRetrieveRank, stage: str) -> dict[str, object]:
@@ -192,13 +210,14 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     if version != FORMAT:
         message = f"the program has format {version!r}, this irr reads {FORMAT}: compile it again"
         raise InputError(message, path=path)
+    if manifest.get("sha256") != _digest(manifest):
+        raise InputError(_HAND, path=path)
     for name, expected in manifest["files"].items():
         file = folder / name
         if not file.is_file():
             raise InputError("is missing: the program was changed; compile it again", path=file)
         if _sha256(file) != expected:
-            message = "is not the file that was saved: the program was changed; compile it again"
-            raise InputError(message, path=file)
+            raise InputError(_HAND, path=file)
     return manifest
 
 

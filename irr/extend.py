@@ -71,7 +71,7 @@ def extend_program(
     merged = merge_labels(program.labels, added)
     index = extend_index(retriever.index, program.labels, merged, retriever.encoder)
     new = len(merged) - len(program.labels)
-    changed = len(added) - new
+    changed = sum(a != b for a, b in zip(program.labels, merged, strict=False))
     priors = retriever.priors
     if priors is not None:
         priors = np.concatenate([priors, np.zeros(new, np.float32)])

@@ -243,6 +243,11 @@ class Ledger:
         with self._lock:
             return {role: account.counts for role, account in self._accounts.items()}
 
+    def failures(self) -> int:
+        """How many requests got no usable answer."""
+        with self._lock:
+            return sum(account.counts.failed for account in self._accounts.values())
+
     def models(self) -> dict[str, str]:
         """The model of each role."""
         return {role: account.model for role, account in self._accounts.items()}

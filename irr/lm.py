@@ -21,7 +21,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import dspy
 from dspy import lm15
@@ -253,6 +253,9 @@ class Engine:
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             WeakKeyDictionary()
         )
+        # Locks vanish when nobody holds or awaits them.
+        self._asking: WeakValueDictionary[str, Any] = WeakValueDictionary()
+        self._aasking: WeakValueDictionary[tuple[int, str], Any] = WeakValueDictionary()
         self._lock = threading.Lock()
         self._client: lm15.OpenAIChatLM | None = None
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, lm15.AsyncOpenAIChatLM] = (
@@ -268,36 +271,56 @@ class Engine:
     def complete(self, request: Request) -> Response:
         """Ask, with retries; DSPy's synchronous path."""
         wire, key = self._wire(request), self._key_of(request)
-        kept = self._kept(key)
-        if kept is not None:
-            return _checked(kept, request)
-        try:
-            response = self._complete(wire, key)
-        except ReplyLimitError:
-            response = self._complete(self._wire(request), key)
-        except LMError as error:
-            if not _suggests_schema_refusal(error, wire):
-                raise
-            response = self._complete(_without_schema(wire), key)
-            self._remember_schema_refusal()
+        with self._alone(key):
+            kept = self._kept(key)
+            if kept is not None:
+                return _checked(kept, request)
+            try:
+                response = self._complete(wire, key)
+            except ReplyLimitError:
+                response = self._complete(self._wire(request), key)
+            except LMError as error:
+                if not _suggests_schema_refusal(error, wire):
+                    raise
+                response = self._complete(_without_schema(wire), key)
+                self._remember_schema_refusal()
         return _checked(response, request)
 
     async def acomplete(self, request: Request) -> Response:
         """Ask, with retries; DSPy's asynchronous path."""
         wire, key = self._wire(request), self._key_of(request)
-        kept = self._kept(key)
-        if kept is not None:
-            return _checked(kept, request)
-        try:
-            response = await self._acomplete(wire, key)
-        except ReplyLimitError:
-            response = await self._acomplete(self._wire(request), key)
-        except LMError as error:
-            if not _suggests_schema_refusal(error, wire):
-                raise
-            response = await self._acomplete(_without_schema(wire), key)
-            self._remember_schema_refusal()
+        async with self._aalone(key):
+            kept = self._kept(key)
+            if kept is not None:
+                return _checked(kept, request)
+            try:
+                response = await self._acomplete(wire, key)
+            except ReplyLimitError:
+                response = await self._acomplete(self._wire(request), key)
+            except LMError as error:
+                if not _suggests_schema_refusal(error, wire):
+                    raise
+                response = await self._acomplete(_without_schema(wire), key)
+                self._remember_schema_refusal()
         return _checked(response, request)
+
+    def _alone(self, key: str) -> contextlib.AbstractContextManager[Any]:
+        """Of the same request in several threads one is sent, the others find its reply kept."""
+        if self._ledger is None:
+            return contextlib.nullcontext()
+        with self._lock:
+            lock: contextlib.AbstractContextManager[Any]
+            lock = self._asking.setdefault(key, threading.Lock())
+            return lock
+
+    def _aalone(self, key: str) -> contextlib.AbstractAsyncContextManager[Any]:
+        if self._ledger is None:
+            return contextlib.nullcontext()
+        with self._lock:
+            lock: contextlib.AbstractAsyncContextManager[Any]
+            loop = id(asyncio.get_running_loop())
+            lock = self._aasking.setdefault((loop, key), asyncio.Lock())
+            return lock
 
     def _complete(self, request: Request, key: str) -> Response:
         with self._remembered_failure():

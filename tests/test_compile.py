@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compile_world import LABELS, clueless, documents, world
+from compile_world import LABELS, clueless, documents, knowing, world
 from conftest import HashEncoder
 from scripted_server import Call, Reply, ScriptedServer
 
@@ -16,8 +16,10 @@ import irr.directory
 from irr.build import LMChoice, open_program
 from irr.compile import main
 from irr.compile.examples import Example, read_examples
+from irr.compile.guard import Candidate, best_of, difference
 from irr.compile.priors import priors_from_examples, without
 from irr.compile.tune import Tuned, choose
+from irr.demos import NearestDemos
 from irr.directory import read_manifest
 from irr.types import Document
 from irr.writer import prediction_to_json
@@ -75,8 +77,8 @@ def test_each_optimizer_raises_the_score(
     assert not best.startswith("given"), captured.out + captured.err
     card = (tmp_path / "p" / "CARD.md").read_text()
     made = Counter(call.body["model"] for call in server.calls)
-    assert f"| student | {made['student']:,} |" in card
-    assert f"| teacher | {made['teacher']:,} |" in card
+    assert f"| student | {made['student']:,} | 0 |" in card
+    assert f"| teacher | {made['teacher']:,} | 0 |" in card
     assert float(given.split()[1]) < float(best.split("(returned)")[1].split()[0])
     first = predicted(tmp_path / "p", server)
     assert first == predicted(tmp_path / "p", server)
@@ -119,7 +121,7 @@ def test_the_given_program_comes_back_when_nothing_helps(
     card = (tmp_path / "p" / "CARD.md").read_text()
     out = capsys.readouterr().out
     if "given (returned)" in out:
-        assert "nothing scored higher" in card
+        assert "The given program is returned: " in card
     else:  # labelled demonstrations alone taught the student
         assert "over the given program" in card
 
@@ -258,3 +260,96 @@ def test_folds_choose_only_what_is_clearly_better() -> None:
     assert choose(np.stack([given, noise, clearly]), folds=5, seed=0).best == 2
     assert choose(np.stack([given, noise]), folds=5, seed=0).best == 0
     assert choose(np.stack([given, given]), folds=5, seed=0) == Tuned(0, 0.0, 0.0, 0.0)
+
+
+def clear(gains: list[float], tried: int, cost: int = 9) -> bool:
+    program = None
+    given = Candidate("given", program, (0.0,) * len(gains), 0, 0, 5)  # type: ignore[arg-type]
+    other = Candidate("other", program, tuple(gains), 0, 0, cost, tried)  # type: ignore[arg-type]
+    return best_of([given, other]) is other
+
+
+def test_a_gain_must_be_clearer_the_more_programs_were_tried() -> None:
+    gains = [0.5] * 6 + [-0.2] * 4
+    assert clear(gains, tried=1)
+    assert not clear(gains, tried=40)
+    assert clear([1.0] * 10, tried=40)
+    assert not clear([0.1, -0.1] * 5, tried=1)
+    assert clear([0.0] * 10, tried=40, cost=4)  # as good, and its prompts are shorter
+    assert not clear([0.0] * 10, tried=40)
+
+
+def test_rows_without_an_answer_are_no_gain() -> None:
+    given = Candidate("given", None, (None, None, 0.5, 0.5), 0, 0, 5)  # type: ignore[arg-type]
+    other = Candidate("other", None, (1.0, 1.0, 0.5, 0.5), 0, 0, 9)  # type: ignore[arg-type]
+    assert difference(other, given) == (0.0, 0.0, 0.0)
+    assert best_of([given, other]) is given
+    assert given.failed == 2
+    assert given.score.mean == 0.5
+
+
+def test_a_glitch_while_the_given_program_is_scored_is_no_gain(
+    files: list[str], serve: Serve, tmp_path: Path, no_waiting: list[float]
+) -> None:
+    server = serve(lambda call: Reply(status=502) if call.number < 30 else knowing(call))
+    assert compile_with(files, server, tmp_path / "p", "end-to-end") == 0
+    assert "The given program is returned" in (tmp_path / "p" / "CARD.md").read_text()
+
+
+@pytest.mark.parametrize("limit", [75, 95])
+def test_a_stop_keeps_the_best_that_a_search_had_found(
+    files: list[str], serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str], limit: int
+) -> None:
+    server = serve(world())
+    options = ["--max-calls", str(limit)]
+    assert compile_with(files, server, tmp_path / "p", "end-to-end", *options) == 8
+    assert "end-to-end (returned)" in capsys.readouterr().out
+    made = json.loads((tmp_path / "p" / "demos.json").read_text())
+    assert made["infer"]
+    # A later stop that finds less leaves it there.
+    assert compile_with(files, serve(world()), tmp_path / "p", "knn", "--max-calls", "3") == 8
+    assert json.loads((tmp_path / "p" / "demos.json").read_text()) == made
+
+
+@pytest.mark.parametrize("optimizer", ["mipro", "gepa"])
+def test_an_optimizer_that_fails_leaves_the_given_program(
+    files: list[str], serve: Serve, tmp_path: Path, optimizer: str
+) -> None:
+    script = world(teacher=lambda call: Reply("no", status=400))  # type: ignore[arg-type,return-value]
+    other = Reply("no", status=400)
+    server = serve(lambda call: other if call.stage == "other" else script(call))
+    assert compile_with(files, server, tmp_path / "p", optimizer) in (0, 8)
+    assert f"Returned: {optimizer}" not in (tmp_path / "p" / "CARD.md").read_text()
+
+
+def test_no_address_is_in_the_card(files: list[str], serve: Serve, tmp_path: Path) -> None:
+    script = world()
+    gone = Reply("gone", status=401)
+    server = serve(lambda call: script(call) if call.number < 60 else gone)
+    assert compile_with(files, server, tmp_path / "p", "left-to-right") == 8
+    card = (tmp_path / "p" / "CARD.md").read_text()
+    assert "stopped early: the key was refused by the LM's server" in card
+    assert "127.0.0.1" not in card
+
+
+def test_texts_that_stand_twice_are_used_once() -> None:
+    rows = [Document(str(n), text, ("bake bread",)) for n, text in enumerate(["a b", "A  b ", "c"])]
+    examples = read_examples(rows, LABELS, {})
+    assert [example.document.id for example in examples] == ["0", "2"]
+
+
+def test_seeds_change_the_search(files: list[str], serve: Serve, tmp_path: Path) -> None:
+    asked = []
+    for seed in ("0", "0", "1"):
+        server = serve(world())
+        output = tmp_path / f"p{len(asked)}"
+        assert compile_with(files, server, output, "end-to-end", "--seed", seed) == 0
+        asked.append(sorted(json.dumps(call.body) for call in server.calls))
+    assert asked[0] == asked[1] != asked[2]
+
+
+def test_knn_shows_no_text_its_own_answer_when_it_is_measured(hash_encoder: HashEncoder) -> None:
+    demos = [{"text": text, "guesses": []} for text in ("a b", "a c", "d")]
+    nearest = NearestDemos(demos, 2, hash_encoder.encode)
+    assert [demo["text"] for demo in nearest("a b")] == ["a c", "a b"]
+    assert "a b" not in [demo["text"] for demo in nearest.without_same()("a b")]

@@ -130,9 +130,10 @@ def test_an_older_program_is_replaced_but_nothing_else(tmp_path: Path) -> None:
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest, with a right hash for what it says then."""
     row = json.loads(path.read_text())
     change(row)
-    path.write_text(json.dumps(row))
+    path.write_text(json.dumps({**row, "sha256": irr.directory._digest(row)}))
 
 
 def drop_a_label(folder: Path) -> None:
@@ -166,6 +167,11 @@ def an_unknown_setting(folder: Path) -> None:
     edit(folder / "program.json", lambda row: row["retrieve"].update(temprature=1))
 
 
+def another_fusion(folder: Path) -> None:
+    path = folder / "program.json"
+    path.write_text(path.read_text().replace('"fusion": 0.0', '"fusion": 99.0'))
+
+
 def no_stages(folder: Path) -> None:
     edit(folder / "program.json", lambda row: row.pop("stages"))
 
@@ -180,6 +186,7 @@ def no_stages(folder: Path) -> None:
         (another_format, "the program has format 99, this irr reads 1"),
         (another_encoder, "the encoder 'hash' found here has other weights"),
         (an_unknown_setting, "differs from this version's settings in temprature"),
+        (another_fusion, r"program\.json: is not the file that was saved: .* changed by hand"),
         (no_stages, r"program\.json: is damaged: KeyError: 'stages'"),
     ],
 )

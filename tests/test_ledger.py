@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -193,3 +194,22 @@ def test_calls_that_fail_again_and_again_end_the_run(serve: Serve, no_waiting: l
             ask(engine, str(number))
     assert len(server.calls) == 8 * 6
     assert ledger.counts()["student"].failed == 48
+
+
+def test_the_same_request_at_the_same_time_is_sent_once(serve: Serve) -> None:
+    server = serve(lambda call: Reply("hi", delay=0.1))
+    engine = engine_of(server, Ledger())
+    request = lm15.Request(model="openai/tiny", messages=(lm15.Message.user("same"),))
+
+    async def many() -> None:
+        await asyncio.gather(*(engine.acomplete(request) for _ in range(5)))
+
+    asyncio.run(many())
+    assert len(server.calls) == 1
+    request = lm15.Request(model="openai/tiny", messages=(lm15.Message.user("other"),))
+    threads = [threading.Thread(target=engine.complete, args=(request,)) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.calls) == 2

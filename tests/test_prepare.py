@@ -137,3 +137,210 @@ def test_icd10cm_note_has_one_sentence_a_term() -> None:
 def test_icd10cm_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert icd.main(["--output", str(tmp_path), "--notes", "-1"]) == 2
     assert capsys.readouterr().err == "error: --notes must be 0 or more, not -1\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'sentence,span,sub_span,label\n"SQL, Java",SQL,,use SQL\n"SQL, Java",Java,,Java\n',
+        'sentence,label\n"SQL, Java",use SQL\n"SQL, Java",Java\n',
+        ',Label, Sentence \n0,use SQL,"SQL, Java"\n1,Java,"SQL, Java"\n',
+    ],
+)
+def test_esco_annotations_by_span_or_by_sentence(raw: Path, tmp_path: Path, text: str) -> None:
+    (raw / "techwolf_test_annotations.csv").write_text(text, encoding="utf-8")
+    assert esco.main(["--source", str(raw), "--output", str(tmp_path / "out")]) == 0
+    assert rows(tmp_path / "out" / "techwolf_test.jsonl") == [
+        {"id": "techwolf_test-1", "text": "SQL, Java", "labels": ["use SQL", "Java"]}
+    ]
+
+
+biodex = script("prepare_biodex")
+trove = script("prepare_trove")
+
+
+@pytest.mark.parametrize(
+    ("reactions", "found"),
+    [
+        ("Pain", ["Pain"]),
+        ("Pain, Injury, head, Ache", ["Pain", "Injury, head", "Ache"]),
+        ("Injury, Pain", ["Injury", "Pain"]),
+        ("Injury, head, severe", ["Injury, head, severe"]),
+        ("Injury, head,Pain", ["Injury, head", "Pain"]),
+        ("pain, PAIN, Pain", ["Pain"]),
+        ("no such, term", ["no such", "term"]),
+        ("Off label, use, Off label", ["Off label", "use"]),
+        ("", []),
+        (" , ", []),
+    ],
+)
+def test_biodex_reactions(reactions: str, found: list[str]) -> None:
+    terms = biodex.Terms(["Pain", "Injury", "Injury, head", "Injury, head, severe", "Off label"])
+    assert terms.split(reactions) == found
+
+
+def test_biodex_prefers_the_exact_wording() -> None:
+    terms = biodex.Terms(["IgA", "IGA"])
+    assert [terms.split(text) for text in ("IGA", "IgA", "iga")] == [["IGA"], ["IgA"], ["IgA"]]
+
+
+def test_biodex_text() -> None:
+    row = {"title": "A title. ", "abstract": None, "fulltext": "Body", "reactions": ""}
+    assert biodex.text_of(row) == "A title.\n\nBody"
+    assert biodex.text_of({**row, "fulltext_processed": "As read"}) == "As read"
+
+
+@pytest.fixture
+def raw_biodex(tmp_path: Path) -> Path:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    (folder / "reaction_terms.txt").write_text("Pain\nInjury, head", encoding="utf-8")
+    (folder / "biodex_priors.json").write_text('{"Pain": 0.5, "gone": 0.1}', encoding="utf-8")
+    for split, size in (("validation", 5), ("test", 260)):
+        made = [
+            {"title": f"{split} {i}", "fulltext": "a", "reactions": "Injury, head, Rash"}
+            for i in range(size)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in made)
+        (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_biodex(raw_biodex: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert biodex.main(["--source", str(raw_biodex), "--output", str(out)]) == 0
+    assert [row["name"] for row in rows(out / "labels.jsonl")] == ["Pain", "Injury, head"]
+    assert json.loads((out / "priors.json").read_text(encoding="utf-8")) == {"Pain": 0.5}
+    validation, test = (rows(out / f"{split}.jsonl") for split in ("validation", "test"))
+    assert (len(validation), len(test)) == (5, 260)
+    assert validation[0] == {
+        "id": "validation-1",
+        "text": "validation 0\n\na",
+        "labels": ["Injury, head", "Rash"],
+    }
+    said = capsys.readouterr().err
+    assert "5 documents, 10 reactions; 5 of them are 1 terms that are not in the label set" in said
+    assert "not in the label set: 'Rash', 260 documents" in said
+
+
+def test_biodex_published_sample(raw_biodex: Path, tmp_path: Path) -> None:
+    """As the published code draws it: one generator for the process, validation shuffled first."""
+    import random
+
+    out = tmp_path / "out"
+    assert biodex.main(["--source", str(raw_biodex), "--output", str(out)]) == 0
+    validation, test = (rows(out / f"{split}.jsonl") for split in ("validation", "test"))
+    random.seed(42)
+    random.shuffle(validation)
+    random.shuffle(test)
+    assert rows(out / "test_250.jsonl") == test[:250]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("test.jsonl", '{"reactions": "Pain"}\n', "test.jsonl:1: has no text"),
+        ("test.jsonl", '{"title": "a", "reactions": ["Pain"]}\n', "'reactions' must be one string"),
+        ("test.jsonl", "7\n", "test.jsonl:1: expected an object"),
+        ("test.jsonl", "", "test.jsonl: holds no documents"),
+        ("biodex_priors.json", "[1]", "must be one JSON object"),
+        ("reaction_terms.txt", "Pain\nPain\n", "reaction_terms.txt:2: the id 'Pain'"),
+    ],
+)
+def test_biodex_errors(
+    raw_biodex: Path, name: str, content: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (raw_biodex / name).write_text(content, encoding="utf-8")
+    out = raw_biodex.parent / "out"
+    assert biodex.main(["--source", str(raw_biodex), "--output", str(out)]) == 3
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert not out.exists()
+
+
+@pytest.mark.skipif(not RAW_ESCO.is_dir(), reason="the raw BioDEX files are not here")
+def test_biodex_terms(raw_biodex: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("reaction_terms.txt", "biodex_priors.json"):
+        real = RAW_ESCO.parent / "biodex" / name
+        (raw_biodex / name).write_bytes(real.read_bytes())
+    out = tmp_path / "out"
+    assert biodex.main(["--source", str(raw_biodex), "--output", str(out)]) == 0
+    assert len(rows(out / "labels.jsonl")) == 24_313
+    assert "5876 priors; 122 dropped" in capsys.readouterr().err
+
+
+DESCRIPTION = """\
+Title
+=====
+
+[![build](badge)](link) more
+
+# Heading
+
+Reads [files](http://x) and
+writes `others <http://y>`_ fast.
+
+```python
+import x
+
+run()
+```
+
+.. note::
+
+    indented
+
+| a | b |
+
+Second.
+
+Third.
+
+Fourth.
+"""
+
+
+def package(folder: Path, name: str, summary: str, classifiers: list[str], body: str = "") -> None:
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 1.0", f"Summary: {summary}"]
+    lines += [f"Classifier: {classifier}" for classifier in classifiers]
+    (info / "METADATA").write_text("\n".join(lines) + "\n\n" + body, encoding="utf-8")
+
+
+def test_trove_prose() -> None:
+    assert trove.prose(DESCRIPTION) == "Reads files and writes others fast.\n\nSecond.\n\nThird."
+
+
+def test_trove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("trove_classifiers", reason="the labels come from this package")
+    site = tmp_path / "site"
+    sql = "Topic :: Database"
+    package(site, "Zeta", "Asks databases", [sql, sql, "Private :: Do Not Upload"], DESCRIPTION)
+    package(site, "alpha-beta", "Tests", ["Topic :: Software Development :: Testing"])
+    package(site, "untold", "", [sql])
+    package(site, "unlabelled", "Something", [])
+    monkeypatch.setattr("sys.path", [str(site)])
+    out = tmp_path / "out"
+    assert trove.main(["--output", str(out)]) == 0
+    first, second = rows(out / "installed.jsonl")
+    testing = "Topic :: Software Development :: Testing"
+    assert first == {"id": "alpha-beta", "text": "Tests", "labels": [testing]}
+    assert second["id"] == "Zeta" and second["labels"] == [sql, "Private :: Do Not Upload"]
+    assert second["text"].startswith("Asks databases\n\nReads files and writes others fast.")
+    labels = {row["id"]: row for row in rows(out / "labels.jsonl")}
+    assert labels[testing]["parents"] == ["Topic :: Software Development"]
+    said = capsys.readouterr().err
+    assert "2 documents" in said and "left out 2 packages" in said
+    assert "kept: 'Private :: Do Not Upload', 1 documents" in said
+
+
+def test_trove_is_the_same_again(tmp_path: Path) -> None:
+    pytest.importorskip("trove_classifiers", reason="the labels come from this package")
+    for name in "ab":
+        assert trove.main(["--output", str(tmp_path / name)]) == 0
+    for name in ("labels.jsonl", "installed.jsonl"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert rows(tmp_path / "a" / "installed.jsonl")

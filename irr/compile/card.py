@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from irr.compile.compiler import Compilation
-from irr.compile.guard import Candidate, difference
+from irr.compile.guard import Candidate, difference, gain_is_clear
 from irr.compile.settings import CompileSettings
 from irr.ledger import Ledger
 from irr.program import InferRetrieveRank
@@ -14,6 +15,7 @@ from irr.program import InferRetrieveRank
 __all__ = ["card_of", "score_table"]
 
 _SHOWN_CHARS = 120
+_ADDRESS = re.compile(r"https?://\S+")
 
 
 def card_of(
@@ -44,6 +46,7 @@ def card_of(
         _verdict(result, settings),
         "",
         "Dev was used to choose between these programs, so its best scores are a little too good.",
+        "The more programs one was chosen among, the clearer its gain must be to count.",
         "*Retrieved* is the score of Retrieve's order, *among candidates* the share of gold labels",
         "that Rank was shown.",
         "",
@@ -94,21 +97,36 @@ def _cells(candidate: Candidate, given: Candidate) -> list[str]:
 
 
 def _verdict(result: Compilation, settings: CompileSettings) -> str:
+    best, given = result.best, result.given
     sentences = []
-    if result.best is result.given:
-        sentences.append("The given program is returned: nothing scored higher on dev.")
+    if best is given:
+        sentences.append(f"The given program is returned: {_why_given(result)}.")
     else:
-        gain, low, _ = difference(result.best, result.given)
-        clear = "clearly" if low > 0 else "not clearly: the interval of the gain holds zero"
+        gain, _, _ = difference(best, given)
+        how = "clearly" if gain_is_clear(best, given) else "no less, and its prompts are shorter"
         sentences.append(
-            f"Returned: {result.best.name}, {100 * gain:+.1f} {settings.metric} over the given "
-            f"program ({clear})."
+            f"Returned: {best.name}, {100 * gain:+.1f} {settings.metric} over the given program "
+            f"({how})."
         )
     if result.stopped:
-        sentences.append(f"Compiling was stopped early: {result.stopped}.")
-    if result.best.failed:
-        sentences.append(f"{result.best.failed} dev documents got no answer and count as 0.")
+        reason = _ADDRESS.sub("the LM's server", result.stopped)
+        sentences.append(f"Compiling was stopped early: {reason}.")
+    for candidate in result.candidates:
+        if candidate.failed:
+            rows = f"{candidate.failed} dev documents got no answer"
+            sentences.append(f"{candidate.name}: {rows} and were left out.")
     return " ".join([*sentences, *result.notes])
+
+
+def _why_given(result: Compilation) -> str:
+    others = [c for c in result.candidates if c is not result.given]
+    if not others:
+        return "no other was scored"
+    gains = {c.name: difference(c, result.given)[0] for c in others}
+    name = max(gains, key=lambda key: gains[key])
+    if gains[name] <= 0:
+        return "nothing scored higher on dev"
+    return f"{name} scored {100 * gains[name]:+.1f} higher on dev, but not clearly"
 
 
 def _tuning(result: Compilation) -> list[str]:
@@ -128,13 +146,14 @@ def _tuning(result: Compilation) -> list[str]:
 
 
 def _cost(ledger: Ledger) -> tuple[list[str], list[list[str]]]:
-    header = ["LM", "calls", "kept from before", "input tokens", "output tokens", "cost"]
+    header = ["LM", "calls", "failed", "kept replies used", "input tokens", "output tokens", "cost"]
     rows = []
     for role, counts in ledger.counts().items():
         cost = "unknown" if counts.cost is None else f"${counts.cost:,.4f}"
-        numbers = (counts.calls, counts.kept, counts.input_tokens, counts.output_tokens)
+        numbers = [counts.calls, counts.failed, counts.kept]
+        numbers += [counts.input_tokens, counts.output_tokens]
         rows.append([role, *(f"{number:,}" for number in numbers), cost])
-    return header, rows or [["none", "0", "0", "0", "0", "$0"]]
+    return header, rows or [["none", "0", "0", "0", "0", "0", "$0"]]
 
 
 def _demonstrations(program: InferRetrieveRank) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,6 +117,11 @@ def _compile(arguments: argparse.Namespace) -> int:
     )
     if arguments.output:
         check_directory(arguments.output)
+    names = (arguments.lm, arguments.infer_lm, arguments.rank_lm)
+    if arguments.teacher and not arguments.program and not set(names) - {None, "none"}:
+        raise ConfigurationError("--teacher makes demonstrations for an LM: name it with --lm")
+    # DSPy reports rows that fail with their texts; ours is the report.
+    logging.getLogger("dspy").setLevel(logging.CRITICAL)
     ledger = _ledger(arguments)
     try:
         teacher = _teacher(arguments, ledger)
@@ -129,6 +135,7 @@ def _compile(arguments: argparse.Namespace) -> int:
         return _run(arguments, program, split, settings, ledger, teacher, sources)
     finally:
         ledger.close()
+        _remove_unused(ledger, arguments)
 
 
 def _run(
@@ -142,14 +149,25 @@ def _run(
 ) -> int:
     from irr.compile.card import card_of, score_table
     from irr.compile.compiler import compile_program
-    from irr.directory import save_program
+    from irr.directory import is_program, save_program
     from irr.show import print_table
 
     result = compile_program(program, split, settings, ledger=ledger, teacher=teacher, say=_say)
-    command = f'irr predict "…" --program {Path(arguments.output).name}'
-    card = card_of(result, settings, ledger, sources=sources, command=command)
-    save_program(result.best.program, arguments.output, card=card)
     print_table(sys.stdout, *score_table(result, settings))
+    if result.stopped and result.best is result.given and is_program(arguments.output):
+        _say(f"{arguments.output} holds a program already, which stays: nothing better was found")
+        return _status(result)
+    own_server = " --api-base URL" if arguments.api_base else ""
+    command = f'irr predict "…" --program {Path(arguments.output).name}{own_server}'
+    card = card_of(result, settings, ledger, sources=sources, command=command)
+    without_lm = program.infer is None and program.rank is None
+    save_program(
+        result.best.program,
+        arguments.output,
+        card=card,
+        # Without LMs in this run, prompts and demonstrations of the given program are kept.
+        stages_of=arguments.program if without_lm else None,
+    )
     sys.stdout.write(f"wrote {arguments.output} ({result.best.name})\n")
     return _status(result)
 
@@ -179,6 +197,12 @@ def _ledger(arguments: argparse.Namespace) -> Ledger:
     output = Path(arguments.output)
     # Beside the program, not in it: it is for the next run of this command, not for predicting.
     return Ledger(output.with_name(output.name + ".replies"), budget=budget, prices=prices)
+
+
+def _remove_unused(ledger: Ledger, arguments: argparse.Namespace) -> None:
+    """Without an LM there are no replies to keep."""
+    if arguments.output and not ledger.models():
+        Path(arguments.output + ".replies").unlink(missing_ok=True)
 
 
 def _teacher(arguments: argparse.Namespace, ledger: Ledger) -> Any:

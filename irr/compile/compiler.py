@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import dspy
 
 from irr.compile import search
-from irr.compile.examples import Example, Split
+from irr.compile.examples import Example, Split, same_text
 from irr.compile.guard import Candidate, best_of, score_program
 from irr.compile.modules import (
     InferStage,
@@ -42,6 +44,7 @@ from irr.compile.tune import (
 from irr.demos import NearestDemos
 from irr.errors import ConfigurationError, LMError
 from irr.ledger import BudgetError, Ledger
+from irr.lm import as_irr_error
 from irr.metrics import METRICS, parse_metrics
 from irr.program import InferRetrieveRank
 from irr.retrieve import RetrieveSettings
@@ -49,6 +52,12 @@ from irr.retrieve import RetrieveSettings
 __all__ = ["Compilation", "compile_program"]
 
 Say = Callable[[str], None]
+
+# What ends a run without being an error: then the given program is the best so far.
+_ENDS_EARLY = (BudgetError, search.InterruptedRunError)
+# A program of which rows got no answer is scored once more; kept replies cost nothing.
+_SCORINGS = 2
+_EVERY = 25
 
 
 @dataclass(slots=True)
@@ -118,9 +127,11 @@ class _Compiler:
         self.teacher = teacher or self.student
         self.program = program
         self.result: Compilation | None = None
+        self._began = time.monotonic()
 
     def run(self) -> Compilation:
-        unscored = Candidate("given", self.program, (), 0.0, 0.0, 0, 0)
+        self._check_lms()
+        unscored = Candidate("given", self.program, (), 0.0, 0.0, 0)
         self.result = result = Compilation([unscored], unscored)
         try:
             self._score("given", self.program)
@@ -129,34 +140,54 @@ class _Compiler:
                 self._optimize()
             self._tune_fusion()
         except KeyboardInterrupt:
-            result.interrupted = True
-            result.stopped = "interrupted"
+            self.ledger.stop(search.InterruptedRunError())
         except LMError as error:
-            if not result.given.scores and not isinstance(error, BudgetError):
+            self.ledger.stop(error)
+            if not result.given.scores and not isinstance(error, _ENDS_EARLY):
                 raise  # A wrong key or address: there is nothing to keep.
-            result.stopped = str(error)
         if self.ledger.stopped is not None:
             result.stopped = str(self.ledger.stopped)
+            result.interrupted = isinstance(self.ledger.stopped, search.InterruptedRunError)
         result.best = best_of(result.candidates)
         return result
 
-    def _score(self, name: str, program: InferRetrieveRank) -> Candidate:
-        """Score a program on dev and remember it, if the run was not stopped meanwhile."""
+    def _check_lms(self) -> None:
+        """Refuse what cannot work before the first call."""
+        stages = (self.program.infer, self.program.rank)
+        lms = {id(stage.predict.lm) for stage in stages if stage is not None}
+        kind = self.settings.optimizer
+        alone = kind == "knn" and self.given_teacher is None
+        if len(lms) > 1 and (alone or kind in ("end-to-end", "mipro", "gepa")):
+            advice = "name a teacher" if alone else "use left-to-right or knn"
+            raise ConfigurationError(
+                f"--optimizer {kind} needs the same LM for Infer and Rank; with different ones "
+                f"{advice}"
+            )
+
+    def _score(self, name: str, program: InferRetrieveRank, *, tried: int = 1) -> Candidate:
+        """Score a program on dev and remember it. Rows without an answer are asked once more.
+
+        Raises:
+            LMError: the run was stopped, and not all of its replies are there.
+        """
         metric = (self.metric_name, self.k)
-        candidate = score_program(name, program, self.split.dev, metric)
-        if self.ledger.stopped is not None:
+        for _ in range(_SCORINGS):
+            candidate = score_program(name, program, self.split.dev, metric, tried=tried)
+            if not candidate.failed or self.ledger.stopped is not None:
+                break
+        if candidate.failed and self.ledger.stopped is not None:
             raise self.ledger.stopped
         assert self.result is not None
         if not self.result.given.scores:
             self.result.candidates.clear()
         self.result.candidates.append(candidate)
         score = candidate.score
-        assert score.mean is not None
-        assert score.low is not None
-        assert score.high is not None
+        if score.mean is None or score.low is None or score.high is None:
+            raise LMError(f"no dev document was answered while {name!r} was scored", fatal=True)
+        failed = f", {candidate.failed} without an answer" if candidate.failed else ""
         self._tell(
             f"{name}: {self.settings.metric} {100 * score.mean:.1f} "
-            f"({100 * score.low:.1f} to {100 * score.high:.1f})"
+            f"({100 * score.low:.1f} to {100 * score.high:.1f}){failed}"
         )
         return candidate
 
@@ -268,12 +299,6 @@ class _Compiler:
     def _optimize(self) -> None:
         kind = self.settings.optimizer
         start = self._best()
-        lms = {id(s.predict.lm) for s in (start.infer, start.rank) if s is not None}
-        if len(lms) > 1 and kind in ("end-to-end", "mipro", "gepa"):
-            raise ConfigurationError(
-                f"--optimizer {kind} needs the same LM for Infer and Rank; with different ones "
-                "use left-to-right or knn"
-            )
         if kind == "left-to-right":
             self._left_to_right(start)
         elif kind == "knn":
@@ -281,7 +306,7 @@ class _Compiler:
         else:
             module, train, dev = self._pipeline(start)
             found = self._search_pipeline(kind, module, train, dev)
-            self._score(kind, self._with(start, found))
+            self._score(kind, self._with(start, found), tried=self._tried())
 
     def _left_to_right(self, start: InferRetrieveRank) -> None:
         program = start
@@ -290,14 +315,18 @@ class _Compiler:
             train = [infer_example(example, start) for example in self.split.train]
             dev = [infer_example(example, start) for example in self.split.dev]
             found = self._random_search(stage, train, dev, "infer", start.infer)
-            program = self._score("infer", self._with(start, found)).program
+            program = self._score("infer", self._with(start, found), tried=self._tried()).program
         if start.rank is not None:
             stage = RankStage(_bare(start.rank), Shared(program))
             sides = (self.split.train, self.split.dev)
             train, dev = (self._rank_examples(program, examples) for examples in sides)
             found = self._random_search(stage, train, dev, "rank", start.rank)
             name = "infer and rank" if start.infer is not None else "rank"
-            self._score(name, self._with(program, found))
+            self._score(name, self._with(program, found), tried=2 * self._tried())
+
+    def _tried(self) -> int:
+        """Programs that a search chooses among: those of its trials, and three plain ones."""
+        return self.settings.candidates + 3
 
     def _rank_examples(
         self, program: InferRetrieveRank, examples: Sequence[Example]
@@ -332,14 +361,34 @@ class _Compiler:
         self.say(f"{kind}: searching")
         options: dict[str, Any] = {"student": self.student, "teacher": self.teacher}
         options["settings"] = self.settings
-        if kind == "mipro":
-            found = search.mipro(module, self.metric, train, dev, **options)
-        else:
-            feedback = feedback_of(self.metric_name, self.k, self.program)
-            found = search.gepa(module, feedback, train, dev, **options)
+        try:
+            if kind == "mipro":
+                found = search.mipro(module, self._watched(self.metric), train, dev, **options)
+            else:
+                feedback = feedback_of(self.metric_name, self.k, self.program)
+                found = search.gepa(module, self._watched(feedback), train, dev, **options)
+        except Exception as error:  # DSPy wraps what stopped it in errors of its own.
+            if self.ledger.stopped is None:
+                ours = as_irr_error(error) or error
+                raise LMError(f"{kind} failed: {ours}", fatal=True) from error
         if self.ledger.stopped is not None:
             raise self.ledger.stopped
         return found
+
+    def _watched(self, metric: Any) -> Any:
+        """A metric that says now and then how far an optimizer is."""
+        scores: list[float] = []
+
+        @functools.wraps(metric)
+        def watched(*arguments: Any, **options: Any) -> Any:
+            result = metric(*arguments, **options)
+            scores.append(float(getattr(result, "score", result)))
+            if len(scores) % _EVERY == 0:
+                mean = 100 * sum(scores[-_EVERY:]) / _EVERY
+                self._tell(f"{len(scores):,} texts tried, {mean:.1f} on average of the last")
+            return result
+
+        return watched
 
     def _random_search(
         self,
@@ -365,8 +414,12 @@ class _Compiler:
         )
 
     def _report(self, what: str, number: int, total: int, score: float, best: float) -> None:
+        now = time.monotonic()
+        if number == 1:
+            self._began = now
+        left = (now - self._began) / max(1, number - 1) * (total - number)
         line = f"{what}: candidate {number} of {total}: {100 * score:.1f}, best {100 * best:.1f}"
-        self._tell(line)
+        self._tell(line + (f", about {left:.0f} s left" if number > 1 and left >= 1 else ""))
 
     def _knn(self, start: InferRetrieveRank) -> None:
         module, train, _ = self._pipeline(start)
@@ -413,17 +466,29 @@ class _Compiler:
         program = self._best()
         if program.rank is None:
             return
-        rows = self._rank_examples(program, self.split.train)
-        orders = self._orders(program, rows)
+        examples = self._unseen(program)
+        if len(examples) < 2:
+            return
+        honest = program.variant(infer=_blind(program.infer), rank=_blind(program.rank))
+        rows = self._rank_examples(honest, examples)
+        orders = self._orders(honest, rows)
         pools = [row.pool for row in rows]
-        metric = (self.metric_name, self.k)
-        table = fusion_scores(orders, pools, self.split.train, metric)
+        weights = (program.fusion, *(w for w in FUSION_WEIGHTS if w != program.fusion))
+        table = fusion_scores(orders, pools, examples, (self.metric_name, self.k), weights)
         tuned = choose(table, folds=self.settings.folds, seed=self.settings.seed)
         result.fusion = tuned
-        weight = FUSION_WEIGHTS[tuned.best]
+        weight = weights[tuned.best]
         self._tell(f"fusion: weight {weight:g}; gain on held-out folds {100 * tuned.gain:+.1f}")
         if tuned.best:
-            self._score(f"fusion {weight:g}", program.variant(fusion=weight))
+            self._score(f"fusion {weight:g}", program.variant(fusion=weight), tried=len(weights))
+
+    def _unseen(self, program: InferRetrieveRank) -> list[Example]:
+        """Training examples that no prompt of the program shows with their answers."""
+        shown = set()
+        for stage in (program.infer, program.rank):
+            if stage is not None and stage.nearest is None:
+                shown |= {same_text(demo["text"]) for demo in stage.predict.demos}
+        return [e for e in self.split.train if same_text(e.document.text) not in shown]
 
     def _orders(self, program: InferRetrieveRank, rows: Sequence[dspy.Example]) -> list[list[int]]:
         rank = program.rank
@@ -444,9 +509,21 @@ class _Compiler:
 
 
 def _bare(stage: Any) -> Any:
-    """A copy of a stage without its LM, which optimizers set by context."""
+    """A copy of a stage without its LM, which optimizers set by context, and without
+    demonstrations by nearness, beside which those that they set would not be shown.
+    """
     if stage is None:
         return None
     bare = copy.deepcopy(stage)
     bare.predict.lm = None
+    bare.nearest = None
     return bare
+
+
+def _blind(stage: Any) -> Any:
+    """A stage that shows no document its own answer among demonstrations by nearness."""
+    if stage is None or stage.nearest is None:
+        return stage
+    blind = copy.copy(stage)
+    blind.nearest = stage.nearest.without_same()
+    return blind

@@ -12,6 +12,7 @@ import contextlib
 import io
 import logging
 import os
+import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,10 +20,18 @@ import dspy
 
 from irr.compile.modules import Pipeline
 from irr.compile.settings import CompileSettings
-from irr.errors import ConfigurationError
+from irr.errors import ConfigurationError, LMError
 from irr.ledger import Ledger
 
-__all__ = ["Report", "bootstrap_all", "gepa", "mipro", "random_search"]
+__all__ = [
+    "InterruptedRunError",
+    "Report",
+    "bootstrap_all",
+    "check_optimizer",
+    "gepa",
+    "mipro",
+    "random_search",
+]
 
 # Called with (what is being tried, its number, of how many, its score, the best so far).
 Report = Callable[[str, int, int, float, float], None]
@@ -30,6 +39,8 @@ Report = Callable[[str, int, int, float, float], None]
 # DSPy gives up after this many errors; a row that fails is a row with score 0 for us, and what
 # stops a run is the ledger.
 _ERRORS = 1_000_000
+# A candidate of which calls failed is scored once more; what was answered costs nothing then.
+_SCORINGS = 2
 
 
 def random_search(
@@ -57,22 +68,38 @@ def random_search(
             num_threads=settings.threads,
             max_errors=_ERRORS,
         )
+    train = list(train)
+    random.Random(settings.seed).shuffle(train)
     best, best_score = module, -1.0
     seeds = range(-3, settings.candidates)
     for number, seed in enumerate(seeds, start=1):
-        with _quiet(), dspy.context(lm=student):
-            found = search.compile(
-                module, teacher=module, trainset=list(train), valset=list(dev), restrict=[seed]
-            )
-        (row,) = found.__dict__.pop("candidate_programs")
+        try:
+            for _ in range(_SCORINGS):
+                failed = ledger.failures()
+                with _quiet(), dspy.context(lm=student):
+                    found = search.compile(
+                        module, teacher=module, trainset=train, valset=list(dev), restrict=[seed]
+                    )
+                if ledger.failures() == failed or ledger.stopped is not None:
+                    break
+        except KeyboardInterrupt:
+            ledger.stop(InterruptedRunError())
         if ledger.stopped is not None:  # What fails at once scores 0: no score at all.
             break
+        (row,) = found.__dict__.pop("candidate_programs")
         score = row["score"] / 100
         if score > best_score:
             best, best_score = row["program"], score
         report(what, number, len(seeds), score, best_score)
     best.__dict__.pop("candidate_programs", None)
     return best
+
+
+class InterruptedRunError(LMError):
+    """Ctrl-C: no further request is sent, what is under way is finished."""
+
+    def __init__(self) -> None:
+        super().__init__("interrupted", fatal=True)
 
 
 def bootstrap_all(

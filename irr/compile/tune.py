@@ -95,11 +95,12 @@ def fusion_scores(
     pools: Sequence[Sequence[int]],
     examples: Sequence[Example],
     metric: tuple[str, int],
+    weights: Sequence[float] = FUSION_WEIGHTS,
 ) -> Scores:
-    """(weights, examples) scores of Rank's orders fused with retrieval's by `FUSION_WEIGHTS`."""
+    """(weights, examples) scores of Rank's orders fused with retrieval's."""
     name, k = metric
-    table = np.empty((len(FUSION_WEIGHTS), len(examples)))
-    for row, weight in enumerate(FUSION_WEIGHTS):
+    table = np.empty((len(weights), len(examples)))
+    for row, weight in enumerate(weights):
         for column, (order, pool) in enumerate(zip(orders, pools, strict=True)):
             ranked = [pool[place] for place in fuse(order, weight)]
             table[row, column] = METRICS[name](ranked, examples[column].gold, k) or 0.0
