@@ -18,15 +18,17 @@ from reporting import cell, emit, in_percent, parser, run
 
 from irr.documents import read_gold
 from irr.encoder import load_encoder
-from irr.evaluate.scoring import Evaluation, score_predictions
+from irr.evaluate.predictions import from_predictions
+from irr.evaluate.scoring import Evaluation, resolve_gold, score_predictions
 from irr.index import open_index
 from irr.labels import LabelSet
+from irr.metrics import parse_specs
 from irr.phrases import phrases
 from irr.retrieve import Retriever, RetrieveSettings
 from irr.types import Document, Prediction, ScoredLabel
 
 DEPTHS = (5, 10, 50)
-METRICS = [("RP", k) for k in DEPTHS]
+METRICS = parse_specs(",".join(f"RP@{k}" for k in DEPTHS))
 _PLAIN = {"candidates": max(DEPTHS), "vague_weight": 0.0, "clause_weight": 0.0}
 # Guesses are pooled by their maximum, so queries given as guesses are: True in the second place.
 ROWS = {
@@ -53,7 +55,9 @@ def score(
         named = ((labels[c.position], c) for c in candidates)
         scored = tuple(ScoredLabel(x.id, x.name, c.score, c.evidence) for x, c in named)
         predictions.append(Prediction(document.id, "ok", scored))
-    return score_predictions(predictions, gold, labels, METRICS)
+    resolved, _ = resolve_gold(gold, labels)
+    rows = from_predictions(predictions, labels)
+    return score_predictions("pooling", rows, resolved, METRICS)
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -71,7 +75,7 @@ def compare(options: argparse.Namespace) -> int:
     result = {
         "labels": len(labels),
         "documents": own.documents,
-        "unknown_gold": sum(own.unknown.values()),
+        "unknown_gold": sum(resolve_gold(gold, labels)[1].values()),
         "rows": {
             name: {metric: in_percent(s) for metric, s in row.scores.items()}
             for name, row in rows.items()

@@ -11,7 +11,7 @@ from irr.evaluate.predictions import from_predictions
 from irr.evaluate.scoring import resolve_gold
 from irr.evaluate.scoring import score_predictions as score_resolved
 from irr.labels import LabelSet
-from irr.metrics import parse_metrics
+from irr.metrics import parse_metrics, parse_specs
 from irr.types import Document, Label, Prediction, ScoredLabel, Usage
 
 LABELS = LabelSet([Label("1", "a"), Label("2", "b"), Label("3", "c")])
@@ -20,7 +20,8 @@ LABELS = LabelSet([Label("1", "a"), Label("2", "b"), Label("3", "c")])
 def score_predictions(predictions, documents, labels, metrics):  # type: ignore[no-untyped-def]
     gold, unknown = resolve_gold(documents, labels)
     rows = from_predictions(predictions, labels)
-    return score_resolved("program", rows, gold, metrics), unknown
+    specs = parse_specs(",".join(f"{name}@{k}" for name, k in metrics))
+    return score_resolved("program", rows, gold, specs), unknown
 
 
 def predicted(*ids: str, status: str = "ok") -> Prediction:

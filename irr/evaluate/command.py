@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import difflib
 import json
 import shlex
 import sys
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from irr.evaluate.predictions import Predicted
     from irr.evaluate.scoring import Evaluation, Gold, GuessedBy
     from irr.labels import LabelSet
+    from irr.metrics import MetricSpec
     from irr.program import InferRetrieveRank
     from irr.retrieve import Retriever
 
@@ -33,11 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     arguments.command = "irr evaluate " + shlex.join(sys.argv[1:] if argv is None else argv)
-    _apply_task(arguments)
-    if not (arguments.labels or arguments.program) or not arguments.input:
+    given = (arguments.labels or arguments.program) and arguments.input
+    if not given and not arguments.task:
         parser.error(
             "give --labels FILE or --program DIR, and --input GOLD (documents with labels); "
-            "or --task NAME"
+            "or --task NAME, such as house, tech, icd10cm"
         )
     return run_command(_evaluate, arguments)
 
@@ -67,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--metrics",
         metavar="NAMES",
-        help="such as RP@K, R@K (recall), P@K (precision), separated by commas "
-        f"(default: {DEFAULT_METRICS})",
+        help="such as RP@K, R@K, P@K, nDCG@K, MRR, microF1@K, macroF1@K, PSP@K, coverage@K, "
+        f"separated by commas (default: {DEFAULT_METRICS})",
     )
     parser.add_argument("--train", metavar="FILE", help="training gold, for scores by frequency")
     parser.add_argument("--output", metavar="DIR", help="folder for predictions, scores, a page")
@@ -77,14 +79,42 @@ def _parser() -> argparse.ArgumentParser:
         "--no-baseline", action="store_true", help="leave retrieval without an LM out"
     )
     parser.add_argument("--data", metavar="DIR", help="where the prepared files of --task are")
+    parser.add_argument("--split", metavar="NAME", help="of --task, instead of its own")
     add_program_options(parser)
     return parser
 
 
 def _apply_task(arguments: argparse.Namespace) -> None:
-    """Fill in what an evaluation task settles; any other --task names prompts."""
+    """Fill in what an evaluation task settles and the command line does not.
+
+    A --task that is no evaluation task names prompts, as for the other commands.
+    """
+    from irr.evaluate.tasks import published_rows, read_task, shipped_tasks, task_files
+
     arguments.published = []
     arguments.title = Path(arguments.input).name if arguments.input else ""
+    name = arguments.task
+    if name is None or arguments.input or name not in shipped_tasks():
+        return
+    task = read_task(name)
+    files = task_files(task, arguments.data, split=arguments.split)
+    arguments.input = str(files["input"])
+    if not arguments.program:
+        arguments.labels = arguments.labels or str(files["labels"])
+    arguments.task = None if arguments.program else task.prompts
+    arguments.metrics = arguments.metrics or ",".join(task.metrics)
+    arguments.title = task.title
+    header = ["system", *task.metrics, "split", "source"]
+    rows = published_rows(task, task.metrics)
+    arguments.published = [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def _no_such_task(name: str) -> str:
+    from irr.evaluate.tasks import shipped_tasks
+
+    near = difflib.get_close_matches(name, shipped_tasks(), n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(shipped_tasks())}"
+    return f"--task {name}: no evaluation task has that name, and there is no --input; {hint}"
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -92,17 +122,20 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from irr.evaluate.report import build_report
     from irr.evaluate.scoring import resolve_gold
     from irr.labels import LabelSet
-    from irr.metrics import parse_metrics
+    from irr.metrics import parse_specs
     from irr.options import program_from
 
-    metrics = parse_metrics(arguments.metrics or DEFAULT_METRICS)
+    _apply_task(arguments)
+    if not arguments.input:
+        raise ConfigurationError(_no_such_task(arguments.task))
+    metrics = parse_specs(arguments.metrics or DEFAULT_METRICS)
     folder = _output_folder(arguments)
     documents = list(read_gold(arguments.input))
     only_files = bool(arguments.predictions) and arguments.lm is None and not arguments.program
     if only_files and arguments.no_baseline:
         program, labels = None, LabelSet.read(arguments.labels)
     else:
-        program = program_from(arguments, depth=max(k for _, k in metrics))
+        program = program_from(arguments, depth=max(spec.k or 1 for spec in metrics))
         labels = program.labels
     gold, unknown = resolve_gold(documents, labels)
     run = _Run(arguments, gold, labels, metrics, folder, program)
@@ -129,7 +162,7 @@ class _Run:
         arguments: argparse.Namespace,
         gold: Sequence[Gold],
         labels: LabelSet,
-        metrics: Sequence[tuple[str, int]],
+        metrics: Sequence[MetricSpec],
         folder: Path | None,
         program: InferRetrieveRank | None,
     ) -> None:
@@ -139,6 +172,7 @@ class _Run:
         self.metrics = metrics
         self.folder = folder
         self.program = program
+        self.n_training = 0
         self.training = self._training()
 
     def evaluations(self, only_files: bool) -> Iterator[Evaluation]:
@@ -175,7 +209,7 @@ class _Run:
         from irr.writer import PredictionWriter
 
         documents = [g.document for g in self.gold]
-        depth = max(program.retriever.settings.candidates, *(k for _, k in self.metrics))
+        depth = max(program.retriever.settings.candidates, *(s.k or 1 for s in self.metrics))
         predictions = program.predict_many(documents, top_k=depth, trace=True)
 
         def seen(progress: RunProgress, writer: PredictionWriter | None) -> Iterator[Prediction]:
@@ -207,6 +241,7 @@ class _Run:
             self.metrics,
             guessed_by=guessed,
             training=self.training,
+            n_training=self.n_training,
         )
 
     def _training(self) -> dict[int, int] | None:
@@ -216,6 +251,7 @@ class _Run:
 
         counts: dict[int, int] = {}
         for document in read_gold(self.arguments.train):
+            self.n_training += 1
             for name in document.gold or ():
                 for position in self.labels.find_all(name):
                     counts[position] = counts.get(position, 0) + 1
@@ -318,7 +354,8 @@ def _sentences(report: dict[str, Any]) -> Iterator[str]:
                 f"({row['low']:+.1f} to {row['high']:+.1f})"
             )
     for row in report["published"]:
-        yield "published: " + ", ".join(f"{key} {value}" for key, value in row.items())
+        scores = ", ".join(f"{key} {row[key]}" for key in row if "@" in key and row[key] != "-")
+        yield f"published ({row['split']}): {row['system']}: {scores}"
     unknown = report["unknown_gold"]
     if unknown:
         some = ", ".join(repr(name) for name in list(unknown)[:3])

@@ -2,6 +2,7 @@
 
 In: JSON lines as `irr predict` writes them, or a peer's: ``{"id": …, "labels": [names or ids, or
 objects with "id" or "label" and perhaps "score"]}``; or predictions straight from a program.
+Where a row has no trace, its whole list of labels counts as the candidates.
 Out: `Predicted`, one for each gold document, in the order of the gold.
 """
 
@@ -120,7 +121,8 @@ def _read_row(
     scores = [score for _, score in named if score is not None]
     guesses = value.get("guesses")
     trace = value.get("trace")
-    candidates, picks = _traced(file, trace, labels, line) if trace else (None, None)
+    # Without a trace, all that was predicted is what could have been put first.
+    candidates, picks = _traced(file, trace, labels, line) if trace else (tuple(ranking), None)
     return Predicted(
         tuple(ranking),
         tuple(scores) if len(scores) == len(ranking) else None,

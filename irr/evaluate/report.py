@@ -12,9 +12,9 @@ import numpy as np
 
 from irr.evaluate.scoring import DEPTHS, STAGES, Evaluation
 from irr.labels import LabelSet
-from irr.metrics import Score, mean_score
+from irr.metrics import Score, mean_score, paired_difference
 
-__all__ = ["build_report", "difference"]
+__all__ = ["build_report"]
 
 _MOST_LABELS = 50
 _MOST_DOCUMENTS = 50
@@ -31,12 +31,11 @@ def build_report(
 ) -> dict[str, Any]:
     """The report of programs on the same documents; the first is the one that is asked about."""
     first = evaluations[0]
-    scored = next(iter(first.columns.values()))
     return {
         "title": title,
         "made": made,
         "documents": first.documents,
-        "without_gold": sum(score is None for score in scored),
+        "without_gold": first.without_gold,
         "unknown_gold": unknown_gold,
         "labels": len(labels),
         "programs": [_program(evaluation) for evaluation in evaluations],
@@ -110,27 +109,13 @@ def _recall(evaluation: Evaluation) -> list[list[float]]:
 
 
 def _difference(first: Evaluation, other: Evaluation, metric: str) -> dict[str, Any]:
-    mean, low, high = difference(first.columns[metric], other.columns[metric])
-    values = {"mean": mean, "low": low, "high": high}
-    shown = {key: None if value is None else round(100 * value, 2) for key, value in values.items()}
-    return {"a": first.name, "b": other.name, "metric": metric, **shown}
+    score = paired_difference(_column(first, metric), _column(other, metric))
+    return {"a": first.name, "b": other.name, "metric": metric, **_percent(score)}
 
 
-def difference(
-    a: Sequence[float | None], b: Sequence[float | None], *, seed: int = 0, resamples: int = 2000
-) -> tuple[float | None, float | None, float | None]:
-    """Mean of the paired differences a − b with its 95% bootstrap interval, in [-1, 1].
-
-    Pairs without a score are left out.
-    """
-    pairs = zip(a, b, strict=True)
-    values = np.array([x - y for x, y in pairs if x is not None and y is not None])
-    if not len(values):
-        return None, None, None
-    draw = np.random.default_rng(seed)
-    means = [values[draw.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(values.mean()), float(low), float(high)
+def _column(evaluation: Evaluation, metric: str) -> np.ndarray:
+    column = evaluation.columns[metric]
+    return np.array([np.nan if score is None else score for score in column])
 
 
 def _percent(score: Score) -> dict[str, float | None]:

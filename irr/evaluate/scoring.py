@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from irr.evaluate.predictions import Predicted
 from irr.labels import LabelSet
-from irr.metrics import METRICS, Score, mean_score
+from irr.metrics import MetricSpec, Score, Scorer
 from irr.types import Document, Usage
 
 __all__ = ["DEPTHS", "Evaluation", "Gold", "Lost", "resolve_gold", "score_predictions"]
@@ -54,7 +56,9 @@ class Evaluation:
 
     Args:
         name: of the program.
-        columns: per-document scores in [0, 1] by metric; None for documents without gold.
+        columns: per-document scores in [0, 1] of the metrics that have them; None for documents
+            without gold.
+        scores: all metrics.
         k: the cut of the stages and of calibration.
         stages: gold labels that reached each stage, over all documents, of `gold` in all; a stage
             that is not known is absent.
@@ -67,8 +71,10 @@ class Evaluation:
 
     name: str
     k: int
-    columns: dict[str, list[float | None]]
+    columns: dict[str, list[float | None]] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)
     documents: int = 0
+    without_gold: int = 0
     failed: int = 0
     failure: str | None = None
     usage: Usage = field(default_factory=Usage)
@@ -83,11 +89,6 @@ class Evaluation:
     lost_documents: list[Lost] = field(default_factory=list)
     bands: dict[str, list[int]] = field(default_factory=dict)
     unknown_predicted: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def scores(self) -> dict[str, Score]:
-        """Means with intervals."""
-        return {name: mean_score(column) for name, column in self.columns.items()}
 
 
 def resolve_gold(
@@ -115,10 +116,11 @@ def score_predictions(
     name: str,
     predicted: Iterable[Predicted],
     gold: Sequence[Gold],
-    metrics: Sequence[tuple[str, int]],
+    metrics: Sequence[MetricSpec],
     *,
     guessed_by: GuessedBy | None = None,
     training: Mapping[int, int] | None = None,
+    n_training: int = 0,
 ) -> Evaluation:
     """Score predictions, one a gold document in the same order.
 
@@ -126,26 +128,42 @@ def score_predictions(
 
     Args:
         guessed_by: which labels a document's guesses name; without it "guessed" is not known.
-        training: how often each label occurs in training, for the bands.
+        training: how often each label occurs in the `n_training` training documents.
     """
-    k = next((cut for _, cut in metrics if cut == 10), metrics[0][1])
-    columns: dict[str, list[float | None]] = {f"{metric}@{cut}": [] for metric, cut in metrics}
-    tally = Evaluation(name, k, columns)
+    scorer = Scorer(metrics, training, n_training)
+    tally = Evaluation(name, _cut_of(metrics))
     for row, want in zip(predicted, gold, strict=True):
         _count(tally, row, want)
-        ranking = _answered(row.ranking, want)
-        numbers = range(len(want.wanted))
-        for metric, cut in metrics:
-            columns[f"{metric}@{cut}"].append(METRICS[metric](ranking, numbers, cut))
+        scorer.add(_answered(row.ranking, want), row.scores, [_one(e, n) for e, n in _pairs(want)])
         _stages(tally, row, want, guessed_by)
         _calibration(tally, row, want)
         if training is not None:
             _bands(tally, row, want, training)
+    tally.scores = scorer.result()
+    tally.columns = {
+        metric: [None if np.isnan(score) else float(score) for score in column]
+        for metric, column in scorer.document_scores().items()
+    }
     return tally
+
+
+def _cut_of(metrics: Sequence[MetricSpec]) -> int:
+    cuts = [spec.k for spec in metrics if spec.k is not None]
+    return 10 if 10 in cuts or not cuts else cuts[0]
+
+
+def _pairs(want: Gold) -> Iterable[tuple[frozenset[int], str]]:
+    return zip(want.wanted, want.names, strict=True)
+
+
+def _one(entry: frozenset[int], name: str) -> object:
+    """What a gold label is known by among all documents: a position, or its name."""
+    return min(entry) if entry else name
 
 
 def _count(tally: Evaluation, row: Predicted, want: Gold) -> None:
     tally.documents += 1
+    tally.without_gold += not want.wanted
     tally.gold += len(want.wanted)
     tally.usage += row.usage
     tally.unknown_predicted.update(row.unknown)
@@ -155,9 +173,9 @@ def _count(tally: Evaluation, row: Predicted, want: Gold) -> None:
 
 
 def _answered(ranking: Sequence[int], want: Gold) -> list[object]:
-    """A ranking with each label that is wanted replaced by the number of the gold label."""
-    answers = {position: number for number, entry in enumerate(want.wanted) for position in entry}
-    return [answers.get(position, ("not wanted", position)) for position in ranking]
+    """A ranking with each label that answers a gold label replaced by what that is known by."""
+    answers = {position: _one(entry, name) for entry, name in _pairs(want) for position in entry}
+    return [answers.get(position, position) for position in ranking]
 
 
 def _found(positions: Iterable[int], want: Gold) -> set[int]:
