@@ -274,7 +274,7 @@ class Engine:
         with self._alone(key):
             kept = self._kept(key)
             if kept is not None:
-                return _checked(kept, request)
+                return self._checked(kept, request)
             try:
                 response = self._complete(wire, key)
             except ReplyLimitError:
@@ -284,7 +284,7 @@ class Engine:
                     raise
                 response = self._complete(_without_schema(wire), key)
                 self._remember_schema_refusal()
-        return _checked(response, request)
+        return self._checked(response, request)
 
     async def acomplete(self, request: Request) -> Response:
         """Ask, with retries; DSPy's asynchronous path."""
@@ -292,7 +292,7 @@ class Engine:
         async with self._aalone(key):
             kept = self._kept(key)
             if kept is not None:
-                return _checked(kept, request)
+                return self._checked(kept, request)
             try:
                 response = await self._acomplete(wire, key)
             except ReplyLimitError:
@@ -302,7 +302,26 @@ class Engine:
                     raise
                 response = await self._acomplete(_without_schema(wire), key)
                 self._remember_schema_refusal()
-        return _checked(response, request)
+        return self._checked(response, request)
+
+    def _checked(self, response: Response, request: Request) -> Response:
+        """A reply that can be read, or `ReplyError` with what the LM said instead of answering."""
+        if response.finish_reason == "length":
+            limit, written = self._limit(request), response.usage.output_tokens
+            if limit is not None and written is not None and written < limit // 2:
+                # The server clamps a reply to what the prompt leaves of the context.
+                raise ContextTooLongError(f"the prompt leaves {written} tokens for the LM's reply")
+            at = f" at {written or limit} tokens" if written or limit else ""
+            raise CutOffError(f"the LM's reply was cut off{at}")
+        if response.finish_reason == "content_filter":
+            raise ReplyError("the server's content filter held the LM's reply back")
+        if not response.message.text:
+            refused = next(
+                (part for part in response.message.parts if part.type == "refusal"), None
+            )
+            if refused is not None:
+                raise ReplyError(f"the LM refused: {excerpt(refused.text)}")
+        return response
 
     def _alone(self, key: str) -> contextlib.AbstractContextManager[Any]:
         """Of the same request in several threads one is sent, the others find its reply kept."""
@@ -357,10 +376,15 @@ class Engine:
 
     def _wire(self, request: Request) -> Request:
         wire = replace(request, model=request.model.removeprefix("openai/"))
-        limit = request.config.max_tokens
-        if limit is not None and self._reply_limit is not None and limit > self._reply_limit:
-            wire = replace(wire, config=replace(wire.config, max_tokens=self._reply_limit))
+        limit = self._limit(request)
+        if limit != request.config.max_tokens:
+            wire = replace(wire, config=replace(wire.config, max_tokens=limit))
         return _without_schema(wire) if self._schema_refused else wire
+
+    def _limit(self, request: Request) -> int | None:
+        """The longest reply in tokens that is asked for."""
+        limits = [n for n in (request.config.max_tokens, self._reply_limit) if n is not None]
+        return min(limits) if request.config.max_tokens is not None else None
 
     def _remember_schema_refusal(self) -> None:
         """A call that failed with a schema went through without: send none from now on."""
@@ -603,24 +627,6 @@ def _is_too_long(error: Exception, said: str) -> bool:
     return isinstance(error, lm15.ContextLengthError) or (
         isinstance(error, lm15.InvalidRequestError) and any(words in said for words in _TOO_LONG)
     )
-
-
-def _checked(response: Response, request: Request) -> Response:
-    """A reply that can be read, or `ReplyError` with what the LM said instead of answering."""
-    if response.finish_reason == "length":
-        limit, written = request.config.max_tokens, response.usage.output_tokens
-        if limit is not None and written is not None and written < limit // 2:
-            # The server clamps a reply to what the prompt leaves of the context.
-            raise ContextTooLongError(f"the prompt leaves {written} tokens for the LM's reply")
-        at = f" at {written or limit} tokens" if written or limit else ""
-        raise CutOffError(f"the LM's reply was cut off{at}")
-    if response.finish_reason == "content_filter":
-        raise ReplyError("the server's content filter held the LM's reply back")
-    if not response.message.text:
-        refused = next((part for part in response.message.parts if part.type == "refusal"), None)
-        if refused is not None:
-            raise ReplyError(f"the LM refused: {excerpt(refused.text)}")
-    return response
 
 
 def _suggests_schema_refusal(error: LMError, request: Request) -> bool:
