@@ -1,6 +1,8 @@
 """The command `evaluate`: documents with known labels → how well programs find them, and where not.
 
-The rooms: `scoring` (predictions and gold → scores), `command` (the command line).
+The rooms, in the order of the work: `tasks` (evaluation tasks as files), `predictions` (of any
+origin), `scoring` (predictions and gold → scores and stages), `report` (one dictionary), `page` and
+`plots` (HTML), `command` (the command line).
 """
 
 from __future__ import annotations
