@@ -9,12 +9,12 @@ import pytest
 
 from irr.errors import DocumentError
 from irr.evaluate import main
-from irr.evaluate.predictions import Predicted, read_predictions
+from irr.evaluate.predictions import Predicted, from_predictions, read_predictions
 from irr.evaluate.report import build_report
 from irr.evaluate.scoring import resolve_gold, score_predictions
 from irr.labels import LabelSet
 from irr.metrics import parse_specs
-from irr.types import Document, Label, Usage
+from irr.types import Document, Label, Prediction, ScoredLabel, Usage
 
 LABELS = LabelSet([Label(str(number), name) for number, name in enumerate("abcdefgh")])
 GOLD = [
@@ -47,6 +47,54 @@ def test_labels_that_are_unknown_are_wrong_and_counted(tmp_path: Path) -> None:
     rows = [{"id": id_, "labels": ["nowhere", "b", "never"]} for id_ in "xyz"]
     (x, _, _) = read_predictions(write(tmp_path / "p.jsonl", *rows), GOLD, LABELS)
     assert x.ranking == (-1, 1, -2)
+
+
+def test_an_unknown_label_that_is_repeated_counts_once(tmp_path: Path) -> None:
+    rows = [{"id": id_, "labels": ["zz", "zz", "a"]} for id_ in "xyz"]
+    (x, _, _) = read_predictions(write(tmp_path / "p.jsonl", *rows), GOLD, LABELS)
+    assert x.ranking == (-1, -1, 0)
+    gold, _ = resolve_gold(GOLD[:1], LABELS)
+    result = score_predictions("p", [x], gold, parse_specs("R@2"))
+    assert result.scores["R@2"].mean == 0.5
+
+
+def test_labels_of_one_name() -> None:
+    twins = LabelSet([Label("1", "twin"), Label("2", "twin"), Label("3", "c")])
+    for names in (("1", "twin"), ("twin", "1")):  # the id says which of them
+        gold, _ = resolve_gold([Document("x", "", gold=names)], twins)
+        assert gold[0].wanted == (frozenset({0}),)
+    gold, _ = resolve_gold([Document("x", "", gold=("twin", "3"))], twins)
+    result = score_predictions("p", [Predicted((0, 1, 2))], gold, parse_specs("R@2"))
+    assert result.scores["R@2"].mean == 0.5  # the second twin keeps its place
+    assert result.stages["top_k"] == 1
+
+
+def test_rows_that_failed_count_in_the_ceiling() -> None:
+    gold, _ = resolve_gold(GOLD[:2], LABELS)
+    trace: dict[str, object] = {"candidates": [{"id": "2"}]}
+    rows = [
+        Prediction("x", "error", error=("E", "no")),
+        Prediction(
+            "y", "ok", (ScoredLabel("2", "c", 0.123456, ""),), trace={"candidates": [{"id": "2"}]}
+        ),
+    ]
+    result = score_predictions("p", from_predictions(rows, LABELS), gold, parse_specs("RP@1"))
+    assert result.perfect == [0.0, 1.0]
+    assert result.failed == 1
+
+
+@pytest.mark.parametrize(
+    ("score", "low"), [(0.5, 0.5), (0.3, 0.3), (1.0, 0.9), (0.29, 0.2), (-0.1, -0.1)]
+)
+def test_bins_begin_at_tenths(score: float, low: float) -> None:
+    gold, _ = resolve_gold(GOLD[:1], LABELS)
+    result = score_predictions("p", [Predicted((0,), (score,))], gold, parse_specs("RP@1"))
+    assert result.bins == {low: [1, 1]}
+
+
+def test_unknown_labels_are_named(tmp_path: Path) -> None:
+    rows = [{"id": id_, "labels": ["nowhere", "b", "never"]} for id_ in "xyz"]
+    (x, _, _) = read_predictions(write(tmp_path / "p.jsonl", *rows), GOLD, LABELS)
     assert x.unknown == ("nowhere", "never")
 
 
@@ -68,6 +116,9 @@ def test_usage_and_trace_are_read_back(tmp_path: Path) -> None:
         ([{"id": "x", "labels": "a"}], ':1: "labels" must be a list'),
         ([{"id": "x", "labels": [3.5]}], ":1: a label is a name or id"),
         ([{"id": "x"}], ':1: "labels" must be a list'),
+        (['{"id": "x", "labels": [{"id": "a", "score": NaN}]}'], ':1: "score" must be a finite'),
+        ([{"id": "x", "labels": [{"id": "a", "score": "high"}]}], ':1: "score" must be a finite'),
+        ([{"id": "x", "labels": [], "trace": [1]}], ':1: "trace" must be an object'),
         (["[1]"], ":1: a prediction is a JSON object"),
         ([{"id": "x", "labels": []}], " 2 gold documents have no row, such as 'y', 'z'"),
         (

@@ -94,11 +94,15 @@ def _apply_task(arguments: argparse.Namespace) -> None:
     arguments.published = []
     arguments.title = Path(arguments.input).name if arguments.input else ""
     name = arguments.task
-    if name is None or arguments.input or name not in shipped_tasks():
+    if name is None or name not in shipped_tasks():
+        if arguments.split or arguments.data:
+            raise ConfigurationError("--split and --data belong to an evaluation --task")
         return
     task = read_task(name)
     files = task_files(task, arguments.data, split=arguments.split)
-    arguments.input = str(files["input"])
+    arguments.input = arguments.input or str(files["input"])
+    if arguments.train is None and "train" in files:
+        arguments.train = str(files["train"])
     if not arguments.program:
         arguments.labels = arguments.labels or str(files["labels"])
     arguments.task = None if arguments.program else task.prompts
@@ -131,7 +135,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     metrics = parse_specs(arguments.metrics or DEFAULT_METRICS)
     folder = _output_folder(arguments)
     documents = list(read_gold(arguments.input))
-    only_files = bool(arguments.predictions) and arguments.lm is None and not arguments.program
+    lms = (arguments.lm, arguments.infer_lm, arguments.rank_lm)
+    only_files = bool(arguments.predictions) and not any(lms) and not arguments.program
+    if only_files and arguments.compare:
+        raise ConfigurationError("--compare is set beside a program: give --program or --lm too")
+    if not (arguments.labels or arguments.program):
+        raise ConfigurationError("give --labels FILE or --program DIR")
     if only_files and arguments.no_baseline:
         program, labels = None, LabelSet.read(arguments.labels)
     else:
@@ -151,7 +160,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if folder is not None:
         _write_folder(folder, report)
     _print(arguments, report, folder)
-    return _status(evaluations[0])
+    return _status(evaluations)
 
 
 class _Run:
@@ -172,6 +181,7 @@ class _Run:
         self.metrics = metrics
         self.folder = folder
         self.program = program
+        self._names = {BASELINE}
         self.n_training = 0
         self.training = self._training()
 
@@ -180,18 +190,30 @@ class _Run:
         from irr.evaluate.predictions import read_predictions
         from irr.program import InferRetrieveRank
 
+        # All of them are opened before anything is predicted and paid for.
+        others = [(folder, self._other(folder)) for folder in self.arguments.compare]
         for path in self.arguments.predictions:
             rows = read_predictions(path, [g.document for g in self.gold], self.labels)
-            yield self._score(Path(path).stem, rows)
+            yield self._score(self._name(Path(path).name.split(".")[0]), rows)
         program = self.program
         if program is not None and not only_files:
-            yield self._predict("program", program)
-            for folder in self.arguments.compare:
-                yield self._predict(Path(folder).name, self._other(folder))
+            yield self._predict(self._name("program"), program)
+            for folder, other in others:
+                yield self._predict(self._name(Path(folder).resolve().name), other)
         has_lm = program is not None and (program.infer is not None or program.rank is not None)
         if program is not None and not self.arguments.no_baseline and (only_files or has_lm):
             plain = InferRetrieveRank(program.labels, program.retriever)
             yield self._predict(BASELINE, plain)
+
+    def _name(self, name: str) -> str:
+        """A name that no other evaluation of this run has."""
+        name = name.encode("utf-8", "replace").decode() or "predictions"
+        number, unique = 1, name
+        while unique in self._names:
+            number += 1
+            unique = f"{name} ({number})"
+        self._names.add(unique)
+        return unique
 
     def _other(self, folder: str) -> InferRetrieveRank:
         from irr.build import open_program
@@ -252,9 +274,9 @@ class _Run:
         counts: dict[int, int] = {}
         for document in read_gold(self.arguments.train):
             self.n_training += 1
-            for name in document.gold or ():
-                for position in self.labels.find_all(name):
-                    counts[position] = counts.get(position, 0) + 1
+            names = document.gold or ()
+            for position in {p for name in names for p in self.labels.find_all(name)}:
+                counts[position] = counts.get(position, 0) + 1
         return counts
 
 
@@ -285,7 +307,11 @@ def _made(arguments: argparse.Namespace) -> dict[str, str]:
     from irr import __version__
 
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return {"irr": __version__, "date": today, "command": arguments.command}
+    return {
+        "irr": __version__,
+        "date": today,
+        "command": arguments.command.encode("utf-8", "replace").decode(),
+    }
 
 
 def _write_folder(folder: Path, report: dict[str, Any]) -> None:
@@ -334,10 +360,9 @@ def _cells(bounds: dict[str, float | None]) -> tuple[str, str]:
 
 
 def _sentences(report: dict[str, Any]) -> Iterator[str]:
-    first = report["programs"][0]
     yield (
         f"{report['documents']:,} documents, {report['without_gold']:,} without labels, "
-        f"{first['failed']:,} failed"
+        f"{sum(program['failed'] for program in report['programs']):,} failed"
     )
     for program in report["programs"]:
         stages = program["stages"]
@@ -366,8 +391,13 @@ def _sentences(report: dict[str, Any]) -> Iterator[str]:
             yield f"{program['name']}: {count:,} predicted labels are not in the label set: wrong"
 
 
-def _status(evaluation: Evaluation) -> int:
-    if not evaluation.failed:
-        return 0
-    sys.stderr.write(f"irr: the first that failed: {evaluation.failure}\n")
-    return SOME_FAILED
+def _status(evaluations: Sequence[Evaluation]) -> int:
+    status = 0
+    for evaluation in evaluations:
+        if evaluation.failed:
+            what = " ".join((evaluation.failure or "").split())
+            sys.stderr.write(
+                f"irr: {evaluation.name}: {evaluation.failed:,} failed, the first: {what}\n"
+            )
+            status = SOME_FAILED
+    return status

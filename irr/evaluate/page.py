@@ -324,10 +324,12 @@ def _lost(program: Row) -> str:
         labels = (program.get("lost") or {}).get(stage) or ()
         rows = [[_word(r.get("label")), _counted(r.get("count"))] for r in labels]
         table = _table("", ["Label", "Times"], rows[:_SHOWN]) + _more(rows)
-        lists.append(_folded(f"{words}: {_plural(len(rows), 'label')}", table) if rows else "")
+        totals = (program.get("lost_totals") or {}).get(stage) or {}
+        count = totals.get("labels") or len(rows)
+        lists.append(_folded(f"{words}: {_plural(count, 'label')}", table) if rows else "")
         lost = [d for d in program.get("lost_documents") or () if d.get("stage") == stage]
         articles = "".join(map(_document, lost[:_SHOWN])) + _more(lost)
-        head = f"{words}: {_plural(len(lost), 'document')}"
+        head = f"{words}: {_plural(totals.get('documents') or len(lost), 'document')}"
         lists.append(_folded(head, articles) if lost else "")
     body = "".join(lists)
     return f"<h3>{_word(_name(program))}</h3>{body}" if body else ""

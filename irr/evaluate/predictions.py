@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeGuard
 
 from irr.errors import DocumentError
 from irr.files import TextFile
@@ -21,6 +22,9 @@ __all__ = ["UNKNOWN", "Predicted", "from_predictions", "read_predictions"]
 
 # The position of a predicted label that the label set does not have: always wrong.
 UNKNOWN = -1
+# Scores in files of predictions have so many, see `irr.writer`.
+DECIMALS = 4
+_LARGEST = 1e15
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,8 @@ def from_predictions(predictions: Iterable[Prediction], labels: LabelSet) -> Ite
     for prediction in predictions:
         trace = prediction.trace or {}
         rows = trace.get("candidates")
-        candidates = None
+        # A row that failed, or whose text is blank, was shown nothing.
+        candidates: tuple[int, ...] | None = None if prediction.labels else ()
         if isinstance(rows, list):
             candidates = tuple(labels.position_of(row["id"]) for row in rows)
         numbers = trace.get("picks")
@@ -57,7 +62,8 @@ def from_predictions(predictions: Iterable[Prediction], labels: LabelSet) -> Ite
             picks = tuple(candidates[number - 1] for number in numbers)
         yield Predicted(
             tuple(labels.position_of(label.id) for label in prediction.labels),
-            tuple(label.score for label in prediction.labels),
+            # As they are written: scoring a file of them gives the same numbers.
+            tuple(round(label.score, DECIMALS) for label in prediction.labels),
             prediction.guesses,
             candidates,
             picks,
@@ -138,23 +144,34 @@ def _read_row(
 
 
 def _label_of(file: TextFile, row: object, line: int) -> tuple[str, float | None]:
-    if isinstance(row, str):
-        return row, None
     if isinstance(row, dict):
-        name = row.get("id", row.get("label", row.get("name")))
-        score = row.get("score")
-        if isinstance(name, str | int) and not isinstance(name, bool):
-            number = isinstance(score, int | float) and not isinstance(score, bool)
-            return str(name), float(score) if number else None  # type: ignore[arg-type]
+        names = (row.get(key) for key in ("id", "label", "name"))
+        name = next((name for name in names if name is not None), None)
+        return _name_of(file, name, line), _score_of(file, row.get("score"), line)
+    return _name_of(file, row, line), None
+
+
+def _name_of(file: TextFile, name: object, line: int) -> str:
+    if isinstance(name, str) or (isinstance(name, int) and not isinstance(name, bool)):
+        return str(name)
     raise file.failure('a label is a name or id, or an object with "id" or "label"', line)
+
+
+def _score_of(file: TextFile, score: object, line: int) -> float | None:
+    if score is None:
+        return None
+    if isinstance(score, int | float) and not isinstance(score, bool) and abs(score) < _LARGEST:
+        return float(score)
+    raise file.failure('"score" must be a finite number', line)
 
 
 def _position(name: str, labels: LabelSet, unknown: list[str]) -> int:
     found = labels.find_all(name.strip())
     if found:
         return found[0]
-    unknown.append(name)
-    return UNKNOWN - len(unknown) + 1
+    if name not in unknown:
+        unknown.append(name)
+    return UNKNOWN - unknown.index(name)
 
 
 def _traced(
@@ -162,21 +179,27 @@ def _traced(
 ) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
     rows = trace.get("candidates") if isinstance(trace, dict) else None
     if not isinstance(trace, dict) or not isinstance(rows, list):
-        return None, None
+        raise file.failure('"trace" must be an object with a list of "candidates"', line)
     unknown: list[str] = []
     names = [_label_of(file, row, line)[0] for row in rows]
     candidates = tuple(_position(name, labels, unknown) for name in names)
     numbers = trace.get("picks")
-    if not isinstance(numbers, list):
+    if numbers is None:
         return candidates, None
-    try:
-        return candidates, tuple(candidates[number - 1] for number in numbers)
-    except (TypeError, IndexError):
-        raise file.failure('"picks" must be numbers of the candidates', line) from None
+    allowed = range(1, len(candidates) + 1)
+    if not isinstance(numbers, list) or not all(
+        isinstance(number, int) and number in allowed for number in numbers
+    ):
+        raise file.failure('"picks" must be numbers of the candidates, from 1', line)
+    return candidates, tuple(candidates[number - 1] for number in numbers)
 
 
 def _usage(value: object) -> Usage:
     if not isinstance(value, dict):
         return Usage()
     counts = (value.get(name) for name in ("calls", "input_tokens", "output_tokens"))
-    return Usage(*(count if isinstance(count, int) else 0 for count in counts))
+    return Usage(*(count if _is_count(count) else 0 for count in counts))
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST

@@ -17,7 +17,6 @@ from irr.metrics import Score, mean_score, paired_difference
 __all__ = ["build_report"]
 
 _MOST_LABELS = 50
-_MOST_DOCUMENTS = 50
 
 
 def build_report(
@@ -84,8 +83,12 @@ def _program(evaluation: Evaluation) -> dict[str, Any]:
                 "missed": list(lost.missed),
                 "stage": lost.stage,
             }
-            for lost in evaluation.lost_documents[:_MOST_DOCUMENTS]
+            for lost in evaluation.lost_documents
         ],
+        "lost_totals": {
+            stage: {"labels": len(counts), "documents": evaluation.lost_counts[stage]}
+            for stage, counts in evaluation.lost.items()
+        },
         "unknown_predicted": sum(evaluation.unknown_predicted.values()),
     }
 

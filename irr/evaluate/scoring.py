@@ -6,6 +6,7 @@ metrics are computed; of each document only its scores are kept.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +23,9 @@ __all__ = ["DEPTHS", "Evaluation", "Gold", "Lost", "resolve_gold", "score_predic
 # Where the curve of recall by number of candidates is drawn.
 DEPTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 STAGES = ("guessed", "retrieved", "picked", "top_k")
-_MOST_LOST_DOCUMENTS = 200
-_BIN = 0.1
+_MOST_LOST_DOCUMENTS = 50
+# Bins of calibration: tenths, of which the last holds 1 too.
+_BINS = 10
 
 GuessedBy = Callable[[Sequence[str]], set[int]]
 
@@ -65,7 +67,8 @@ class Evaluation:
         perfect: per-document scores that a perfect Rank of the same candidates would have.
         recall: by number of candidates: gold labels found.
         bins: by lower end of a score: predictions, and correct ones among them.
-        lost: gold labels by the stage they were lost at, with counts.
+        lost: gold labels by the stage they were lost at, with counts; `lost_counts` is of
+            documents, of which the first of each stage are in `lost_documents`.
         bands: by band of training frequency: gold labels, and those of them in the top k.
     """
 
@@ -87,6 +90,7 @@ class Evaluation:
     bins: dict[float, list[int]] = field(default_factory=dict)
     lost: dict[str, Counter[str]] = field(default_factory=dict)
     lost_documents: list[Lost] = field(default_factory=list)
+    lost_counts: Counter[str] = field(default_factory=Counter)
     bands: dict[str, list[int]] = field(default_factory=dict)
     unknown_predicted: Counter[str] = field(default_factory=Counter)
 
@@ -98,17 +102,20 @@ def resolve_gold(
     unknown: Counter[str] = Counter()
     resolved = []
     for document in documents:
-        wanted: dict[frozenset[int] | str, str] = {}
-        for name in document.gold or ():
+        wanted: list[tuple[frozenset[int], str]] = []
+        for name in dict.fromkeys(document.gold or ()):
             positions = frozenset(labels.find_all(name))
             if not positions:
                 unknown[name] += 1
-            # A label that is named twice, by id and by name, is wanted once.
-            same = next((w for w in wanted if isinstance(w, frozenset) and w & positions), None)
-            if same is None:
-                wanted[positions or name] = name
-        entries = tuple(key if isinstance(key, frozenset) else frozenset() for key in wanted)
-        resolved.append(Gold(document, entries, tuple(wanted.values())))
+            # A label that is named twice, by id and by name, is wanted once, and the more exact
+            # of both says which it is.
+            shared = next((pair for pair in wanted if pair[0] & positions), None)
+            if shared is None:
+                wanted.append((positions, name))
+            else:
+                wanted[wanted.index(shared)] = (shared[0] & positions, shared[1])
+        entries, names = [pair[0] for pair in wanted], [pair[1] for pair in wanted]
+        resolved.append(Gold(document, tuple(entries), tuple(names)))
     return resolved, dict(unknown)
 
 
@@ -175,7 +182,12 @@ def _count(tally: Evaluation, row: Predicted, want: Gold) -> None:
 def _answered(ranking: Sequence[int], want: Gold) -> list[object]:
     """A ranking with each label that answers a gold label replaced by what that is known by."""
     answers = {position: _one(entry, name) for entry, name in _pairs(want) for position in entry}
-    return [answers.get(position, position) for position in ranking]
+    found: dict[object, None] = {}
+    for position in ranking:
+        answer = answers.get(position, position)
+        # A second label that answers the same gold label is wrong, and keeps its place.
+        found[("again", position) if answer in found and position in answers else answer] = None
+    return list(found)
 
 
 def _found(positions: Iterable[int], want: Gold) -> set[int]:
@@ -222,8 +234,9 @@ def _lost(tally: Evaluation, reached: Mapping[str, set[int]], want: Gold) -> Non
             stage = "ranked"
         tally.lost.setdefault(stage, Counter())[name] += 1
         missed.setdefault(stage, []).append(name)
-    if len(tally.lost_documents) < _MOST_LOST_DOCUMENTS:
-        for stage, names in missed.items():
+    for stage, names in missed.items():
+        tally.lost_counts[stage] += 1
+        if tally.lost_counts[stage] <= _MOST_LOST_DOCUMENTS:
             tally.lost_documents.append(Lost(want.document, tuple(names), stage))
 
 
@@ -232,7 +245,7 @@ def _calibration(tally: Evaluation, row: Predicted, want: Gold) -> None:
         return
     answers = frozenset().union(*want.wanted) if want.wanted else frozenset()
     for position, score in list(zip(row.ranking, row.scores, strict=True))[: tally.k]:
-        low = round(_BIN * (score // _BIN), 1)
+        low = min(math.floor(round(score * _BINS, 6)), _BINS - 1) / _BINS
         counts = tally.bins.setdefault(low, [0, 0])
         counts[0] += 1
         counts[1] += position in answers
