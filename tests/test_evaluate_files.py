@@ -74,9 +74,7 @@ def test_rows_that_failed_count_in_the_ceiling() -> None:
     trace: dict[str, object] = {"candidates": [{"id": "2"}]}
     rows = [
         Prediction("x", "error", error=("E", "no")),
-        Prediction(
-            "y", "ok", (ScoredLabel("2", "c", 0.123456, ""),), trace={"candidates": [{"id": "2"}]}
-        ),
+        Prediction("y", "ok", (ScoredLabel("2", "c", 0.123456, ""),), trace=trace),
     ]
     result = score_predictions("p", from_predictions(rows, LABELS), gold, parse_specs("RP@1"))
     assert result.perfect == [0.0, 1.0]

@@ -323,12 +323,13 @@ def _lost(program: Row) -> str:
     for stage, words in _LOST.items():
         labels = (program.get("lost") or {}).get(stage) or ()
         rows = [[_word(r.get("label")), _counted(r.get("count"))] for r in labels]
-        table = _table("", ["Label", "Times"], rows[:_SHOWN]) + _more(rows)
+        table = _table("", ["Label", "Times"], rows[:_SHOWN])
         totals = (program.get("lost_totals") or {}).get(stage) or {}
         count = totals.get("labels") or len(rows)
+        table += _more(rows, count)
         lists.append(_folded(f"{words}: {_plural(count, 'label')}", table) if rows else "")
         lost = [d for d in program.get("lost_documents") or () if d.get("stage") == stage]
-        articles = "".join(map(_document, lost[:_SHOWN])) + _more(lost)
+        articles = "".join(map(_document, lost[:_SHOWN])) + _more(lost, totals.get("documents"))
         head = f"{words}: {_plural(totals.get('documents') or len(lost), 'document')}"
         lists.append(_folded(head, articles) if lost else "")
     body = "".join(lists)
@@ -430,8 +431,9 @@ def _table(
     )
 
 
-def _more(rows: Sequence[object]) -> str:
-    return f"<p>… and {len(rows) - _SHOWN:,} more</p>" if len(rows) > _SHOWN else ""
+def _more(rows: Sequence[object], total: int | None = None) -> str:
+    left = max(total or 0, len(rows)) - _SHOWN
+    return f"<p>… and {left:,} more</p>" if left > 0 else ""
 
 
 def _named(number: int, program: Row) -> str:
