@@ -29,8 +29,6 @@ __all__ = ["LMChoice", "build_program", "open_program", "read_priors"]
 
 # Examples in a prompt cost tokens in every call; more than this is work for compile.
 MOST_EXAMPLES = 8
-# Candidates shown in an example of Rank's, the right ones among them.
-_EXAMPLE_CANDIDATES = 20
 _EXAMPLE_CHARS = 2_000
 
 
@@ -233,6 +231,7 @@ def _show_examples(program: InferRetrieveRank, examples: Sequence[Document]) -> 
     """
     import dspy
 
+    from irr.demos import shown_with_gold
     from irr.phrases import phrases
     from irr.rank import show_candidate
 
@@ -242,11 +241,7 @@ def _show_examples(program: InferRetrieveRank, examples: Sequence[Document]) -> 
         text = document.text[:_EXAMPLE_CHARS]
         gold = _gold(document, labels)
         found = program.retriever.retrieve(phrases(text), ())
-        shown = [candidate.position for candidate in found if candidate.position not in gold]
-        shown = shown[: max(0, _EXAMPLE_CANDIDATES - len(gold))]
-        order = {candidate.position: place for place, candidate in enumerate(found)}
-        shown = sorted({*shown, *gold}, key=lambda position: order.get(position, len(order)))
-        numbers = [shown.index(position) + 1 for position in gold]
+        shown, numbers = shown_with_gold([c.position for c in found], gold)
         names = [labels[position].name for position in gold]
         infer_demos.append(dspy.Example(text=text, guesses=names))
         candidates = [show_candidate(labels[position]) for position in shown]

@@ -13,9 +13,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["NearestDemos"]
+__all__ = ["NearestDemos", "shown_with_gold"]
 
 Encode = Callable[[Sequence[str]], npt.NDArray[np.float32]]
+
+
+# Candidates shown in a demonstration that is made from labels alone, the gold among them.
+_SHOWN = 20
+
+
+def shown_with_gold(pool: Sequence[int], gold: Sequence[int]) -> tuple[list[int], list[int]]:
+    """What a demonstration of Rank shows: candidates with the gold among them, and its numbers.
+
+    The first of the pool and all gold, in the order of the pool, gold outside it last; numbers
+    count from 1, in the order of `gold`.
+
+    >>> shown_with_gold([7, 8, 9], [9, 4])
+    ([7, 8, 9, 4], [3, 4])
+    """
+    others = [position for position in pool if position not in gold]
+    kept = {*gold, *others[: max(0, _SHOWN - len(gold))]}
+    place = {position: number for number, position in enumerate(pool)}
+    shown = sorted(kept, key=lambda position: place.get(position, len(pool)))
+    return shown, [shown.index(position) + 1 for position in gold]
 
 
 class NearestDemos:

@@ -47,7 +47,6 @@ from irr.ledger import BudgetError, Ledger
 from irr.lm import as_irr_error
 from irr.metrics import METRICS, parse_metrics
 from irr.program import InferRetrieveRank
-from irr.retrieve import RetrieveSettings
 
 __all__ = ["Compilation", "compile_program"]
 
@@ -67,7 +66,6 @@ class Compilation:
     candidates: list[Candidate]
     best: Candidate
     retrieval: Tuned | None = None
-    retrieval_settings: RetrieveSettings | None = None
     fusion: Tuned | None = None
     stopped: str | None = None
     interrupted: bool = False
@@ -235,7 +233,6 @@ class _Compiler:
         )
         tuned = choose(table, folds=self.settings.folds, seed=self.settings.seed)
         result.retrieval = tuned
-        result.retrieval_settings = tried[tuned.best]
         changed = "the given settings stay" if tuned.best == 0 else f"chosen {tried[tuned.best]}"
         self._tell(
             f"retrieval: {changed}; gain on held-out folds {100 * tuned.gain:+.1f} "

@@ -137,11 +137,8 @@ def difference(
 
     Over the rows that both programs answered; zeros where there are none.
     """
-    gains = _gains(candidate, given)
-    if not len(gains):
-        return 0.0, 0.0, 0.0
-    low, high = np.percentile(_resampled(gains, seed), [2.5, 97.5])
-    return float(gains.mean()), float(low), float(high)
+    score = mean_score(_gains(candidate, given), seed=seed)
+    return score.mean or 0.0, score.low or 0.0, score.high or 0.0
 
 
 def _gains(candidate: Candidate, given: Candidate) -> npt.NDArray[np.float64]:

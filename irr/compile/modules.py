@@ -11,6 +11,7 @@ from typing import Any
 import dspy
 
 from irr.compile.examples import Example
+from irr.demos import shown_with_gold
 from irr.infer import Infer
 from irr.metrics import METRICS
 from irr.program import InferRetrieveRank
@@ -26,9 +27,6 @@ __all__ = [
     "metric_of",
     "rank_example",
 ]
-
-# Candidates shown in a demonstration that is made from labels alone.
-_SHOWN = 20
 
 
 class Shared:
@@ -103,13 +101,10 @@ def infer_example(example: Example, program: InferRetrieveRank) -> dspy.Example:
 
 def rank_example(example: Example, program: InferRetrieveRank, pool: Sequence[int]) -> dspy.Example:
     """Inputs and gold; and what makes it a demonstration of Rank: gold numbers among candidates."""
-    others = [position for position in pool if position not in example.gold]
-    kept = {*example.gold, *others[: max(0, _SHOWN - len(example.gold))]}
-    place = {position: number for number, position in enumerate(pool)}
-    shown = sorted(kept, key=lambda position: place.get(position, len(pool)))
+    shown, numbers = shown_with_gold(pool, example.gold)
     row: dict[str, Any] = {"text": example.document.text, "gold": list(example.gold)}
     row["candidates"] = [show_candidate(program.labels[position]) for position in shown]
-    row["ranking"] = [shown.index(position) + 1 for position in example.gold]
+    row["ranking"] = numbers
     row["pool"] = list(pool)
     return dspy.Example(**row).with_inputs("text", "pool")
 
