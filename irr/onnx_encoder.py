@@ -51,6 +51,10 @@ GRAPH, TOKENIZER, SETTINGS = "model.onnx", "tokenizer.json", "encoder.json"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # Attention takes memory by the square of the length: a batch of long texts is made smaller.
 BATCH_TOKENS = 4096
+# Tokens up to which texts are batched with texts of exactly their length; longer ones are padded
+# to a multiple, so that some fit together.
+UNPADDED = 32
+PADDING = 8
 
 
 class UnusableExportError(Exception):
@@ -150,9 +154,12 @@ class OnnxEncoder:
         batches = list(_batches(lengths, self._batch_size, self._threads))
 
         def run(batch: npt.NDArray[np.intp]) -> Vectors:
-            feed = _padded([tokens[i] for i in batch], self._settings)
+            # A batch of one would take another path through the kernels, and round otherwise.
+            rows = [tokens[i] for i in batch] if len(batch) > 1 else [tokens[batch[0]]] * 2
+            feed = _padded(rows, self._settings)
             with self._running:
-                return np.asarray(self._session.run(None, feed)[0], dtype=np.float32)
+                vectors = np.asarray(self._session.run(None, feed)[0], dtype=np.float32)
+            return vectors[: len(batch)]
 
         if len(batches) == 1 or self._threads == 1:
             yield from ((batch, run(batch)) for batch in batches)
@@ -165,26 +172,37 @@ class OnnxEncoder:
 def _batches(
     lengths: npt.NDArray[np.int_], size: int, threads: int
 ) -> Iterator[npt.NDArray[np.intp]]:
-    """Batch positions of like lengths, longest first so that no long batch comes last.
+    """Batch positions of one padded length each, longest first so that no long batch comes last.
 
-    At most `size` texts and `BATCH_TOKENS` tokens a batch (or one text), none shorter than half
-    of the longest, and a share for each of `threads` where texts are few.
+    At most `size` texts and `BATCH_TOKENS` tokens a batch (or one text), and a share for each of
+    `threads` where texts are few.
     """
-    order = np.argsort(-lengths, kind="stable")
-    falling = -lengths[order]
+    widths = _width(lengths)
+    order = np.argsort(-widths, kind="stable")
+    falling = -widths[order]
     size = min(size, -(-len(order) // threads))
     start = 0
     while start < len(order):
-        longest = max(1, int(lengths[order[start]]))
-        alike = int(np.searchsorted(falling, -(longest // 2), side="right")) - start
-        stop = start + max(1, min(size, BATCH_TOKENS // longest, alike))
+        width = max(1, int(widths[order[start]]))
+        alike = int(np.searchsorted(falling, -width, side="right")) - start
+        stop = start + max(1, min(size, BATCH_TOKENS // width, alike))
         yield order[start:stop]
         start = stop
 
 
+def _width(lengths: npt.NDArray[np.int_]) -> npt.NDArray[np.int_]:
+    """The padded length of a text, which depends on nothing but the text.
+
+    A text's vector is then the same to the last bit whatever other texts it is encoded with. Short
+    texts, the many, are not padded at all.
+    """
+    return np.where(lengths <= UNPADDED, lengths, -(-lengths // PADDING) * PADDING)
+
+
 def _padded(rows: Sequence[Any], settings: ExportSettings) -> dict[str, npt.NDArray[np.int64]]:
-    """Fill the graph's inputs for tokenised `rows`: (rows, longest) each."""
-    width = max(1, *(len(row.ids) for row in rows))
+    """Fill the graph's inputs for tokenised `rows` of one padded length: (rows, length) each."""
+    longest = max(1, *(len(row.ids) for row in rows))
+    width = min(int(_width(np.array(longest))), max(longest, settings.max_length or 1 << 30))
     feed = {name: np.zeros((len(rows), width), dtype=np.int64) for name in INPUTS}
     feed["input_ids"] += settings.pad_id
     for i, row in enumerate(rows):
