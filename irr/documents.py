@@ -7,16 +7,17 @@ the order of the source. Formats: `read_documents`.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from irr.errors import ConfigurationError, DocumentError, InputError
-from irr.files import HALF_CHARACTER, TextFile, split_cell
+from irr.files import HALF_CHARACTER, TextFile, split_cell, stem_of
 from irr.types import Document
+
+if TYPE_CHECKING:
+    from irr.folder import Folder
 
 __all__ = ["documents_from_texts", "read_documents", "read_gold"]
 
@@ -32,6 +33,7 @@ class _Row(NamedTuple):
 
 _Located = Iterator[_Row]
 _Lines = Iterator[tuple[int, str]]
+_ROWS = (".jsonl", ".csv", ".tsv", ".parquet")
 
 
 def read_documents(source: str | Path, *, text_column: str | None = None) -> Iterator[Document]:
@@ -40,15 +42,22 @@ def read_documents(source: str | Path, *, text_column: str | None = None) -> Ite
     - .jsonl: ``{"id": …, "text": …, "labels": [names or ids]}`` a line, blank lines skipped.
     - .csv, .tsv: a header, then a document a row; columns id, text, labels (separated by "|").
     - .txt: the whole file is one document, its id the name without the ending.
-    - a folder: its .txt files, those in folders below too, hidden ones not; sorted by id, which
-      is the path inside the folder without the ending.
+    - .parquet: columns id, text, labels (strings separated by "|", or lists); needs irr[parquet].
+    - a folder of .txt files, those in folders below too, hidden ones not; sorted by id, which is
+      the path inside the folder without the ending.
+    - a folder of .jsonl, .csv, .tsv and .parquet files, likewise: one after the other, sorted by
+      path. Other files are passed over, but .txt files may not be among them.
     - "-": standard input, as .jsonl where the first character that is not white space is "{",
       else a document a line. So too ``/dev/stdin``, ``/dev/fd/63`` (``<(…)`` of the shell), and
       pipes and devices with none of these endings.
 
-    Without an id (a number will do) the document is numbered: the first row is "1". Labels may be
-    missing or null (`gold` is None) and lose exact duplicates. Texts are kept as they are, and may
-    be blank: such a document comes out like any other, so that predict can answer its row.
+    Without an id (a number will do) the document is numbered: the first row is "1", and in a
+    folder each file goes on where the one before it ended. Labels may be missing or null (`gold`
+    is None) and lose exact duplicates. Texts are kept as they are, and may be blank: such a
+    document comes out like any other, so that predict can answer its row.
+
+    Memory does not grow with the number of documents; their ids are in a temporary file, see
+    `irr.seen`. The iterator may be used by one thread and closed by another.
 
     Args:
         source: file, folder or "-".
@@ -56,8 +65,10 @@ def read_documents(source: str | Path, *, text_column: str | None = None) -> Ite
 
     Raises:
         DocumentError: at once for a missing file or unknown format; while streaming for a row
-            that cannot be read or an id that came before; names the file and the line.
-        ConfigurationError: `text_column` for plain text.
+            that cannot be read or an id that came before; names the file and the line (in
+            Parquet the row).
+        ConfigurationError: `text_column` for plain text; Parquet without pyarrow.
+        OutputError: while streaming, when the folder of temporary files is full.
     """
     return _documents(_unique(_read(source, text_column)))
 
@@ -85,21 +96,22 @@ def documents_from_texts(texts: Iterable[str]) -> Iterator[Document]:
 
 def _read(source: str | Path, text_column: str | None) -> _Located:
     if str(source) != "-" and _is_folder(Path(source)):
-        _refuse_column(source, text_column)
-        return _read_folder(Path(source))
-    file = TextFile(source, DocumentError)
-    if file.ending == ".jsonl":
-        return _read_json(file, file.pieces(), text_column or "text")
-    if file.ending in (".csv", ".tsv"):
-        return _read_table(file, "," if file.ending == ".csv" else "\t", text_column or "text")
+        return _read_folder(Path(source), text_column)
+    file = _file(source)
+    if file.ending in _ROWS:
+        if file.ending == ".parquet":
+            from irr.parquet import require_pyarrow
+
+            require_pyarrow(file.name)
+        return _read_rows(file, text_column or "text")
     if file.ending == ".txt":
         _refuse_column(source, text_column)
-        return _read_text(file, _stem(Path(source).name))
+        return _read_text(file, stem_of(Path(source).name))
     if file.is_stream:
         return _read_stream(file, text_column)
     raise file.failure(
-        "cannot tell its format by its name: it must end in .jsonl, .csv, .tsv or .txt; "
-        "or send it to standard input and give '-'"
+        "cannot tell its format by its name: it must end in .jsonl, .csv, .tsv, .txt or "
+        ".parquet; or send it to standard input and give '-'"
     )
 
 
@@ -110,28 +122,46 @@ def _refuse_column(source: str | Path, text_column: str | None) -> None:
         )
 
 
-def _read_folder(folder: Path) -> _Located:
-    inside = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
-    shown = [
-        (_stem(name.as_posix()), path)
-        for name, path in inside.items()
-        if name.name.lower().endswith((".txt", ".txt.gz"))
-        and not any(part.startswith(".") for part in name.parts)
-    ]
-    if not shown:
-        raise DocumentError("holds no .txt file: give a folder that does, or a file", path=folder)
-    for id_, path in sorted(shown):
-        yield from _read_text(TextFile(path, DocumentError), id_)
+def _read_folder(path: Path, text_column: str | None) -> _Located:
+    from irr.folder import Folder
+
+    folder = Folder(path, _ROWS)
+    if folder.has_rows:
+        return _read_files(folder, text_column or "text")
+    _refuse_column(path, text_column)
+    return _read_texts(folder)
+
+
+def _read_files(folder: Folder, text_column: str) -> _Located:
+    before = 0
+    for path in folder.files_of_rows():
+        for row in _read_rows(_file(path), text_column, before):
+            before += 1
+            yield row
+
+
+def _read_texts(folder: Folder) -> _Located:
+    for id_, path in folder.texts():
+        yield from _read_text(_file(path), id_)
+
+
+def _file(path: str | Path) -> TextFile:
+    return TextFile(path, DocumentError)
+
+
+def _read_rows(file: TextFile, text_column: str, before: int = 0) -> _Located:
+    """Read a file whose ending is one of `_ROWS`, after so many rows of other files."""
+    if file.ending == ".jsonl":
+        return _read_json(file, file.pieces(), text_column, before)
+    if file.ending == ".parquet":
+        return _read_parquet(file, text_column, before)
+    return _read_table(file, "," if file.ending == ".csv" else "\t", text_column, before)
 
 
 def _is_folder(path: Path) -> bool:
     with suppress(OSError):  # A name too long or not to be looked at: `TextFile` tells.
         return path.is_dir()
     return False
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"\.txt(\.gz)?$", "", name, flags=re.IGNORECASE)
 
 
 def _read_text(file: TextFile, id_: str) -> _Located:
@@ -156,8 +186,8 @@ def _read_stream(file: TextFile, text_column: str | None) -> _Located:
             yield _Row(file, number, Document(str(number), text), numbered=True)
 
 
-def _read_json(file: TextFile, lines: _Lines, text_key: str) -> _Located:
-    for number, (line, value) in enumerate(file.json_values(lines), start=1):
+def _read_json(file: TextFile, lines: _Lines, text_key: str, before: int = 0) -> _Located:
+    for number, (line, value) in enumerate(file.json_values(lines), start=before + 1):
         if not isinstance(value, dict):
             raise file.failure(
                 f'expected {{"id": …, "{text_key}": …}}, found {file.kind(value)}', line
@@ -174,12 +204,12 @@ def _read_json(file: TextFile, lines: _Lines, text_key: str) -> _Located:
         yield _Row(file, line, document, numbered=id_ is None)
 
 
-def _read_table(file: TextFile, delimiter: str, text_column: str) -> _Located:
+def _read_table(file: TextFile, delimiter: str, text_column: str, before: int) -> _Located:
     header, rows = file.table(delimiter)
     id_, text, labels = (file.column(header, [name]) for name in ("id", text_column, "labels"))
     if text is None:
         raise file.missing_column(header, [text_column])
-    for number, (line, row) in enumerate(rows, start=1):
+    for number, (line, row) in enumerate(rows, start=before + 1):
         document = Document(
             str(number) if id_ is None else file.identifier(row[id_], "the id", line),
             row[text],
@@ -192,16 +222,38 @@ def _distinct(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(labels))
 
 
+def _read_parquet(file: TextFile, text_column: str, before: int) -> _Located:
+    from irr.parquet import read_columns
+
+    for number, id_, text, labels in read_columns(file, text_column):
+        if text is None:
+            raise file.failure(f"no {text_column!r}: fill it in", number)
+        document = Document(
+            str(before + number) if id_ is None else file.identifier(id_, "the id", number),
+            file.string(text, "the text", number),
+            None if labels is None else _distinct(_cell_labels(file, labels, number)),
+        )
+        yield _Row(file, number, document, numbered=id_ is None)
+
+
+def _cell_labels(file: TextFile, labels: object, number: int) -> tuple[str, ...]:
+    if isinstance(labels, str):
+        return split_cell(file.string(labels, "the labels", number))
+    return file.identifiers(labels, "the labels", number)
+
+
 def _unique(located: _Located) -> _Located:
-    # A stream cannot look back to tell a repeated id from a collision of hashes: 128 bits make
-    # the latter unthinkable, at some 100 bytes of memory a document however long the ids are.
-    seen: dict[bytes, bool] = {}
-    for row in located:
-        digest = blake2b(row.document.id.encode(), digest_size=16).digest()
-        if digest in seen:
-            raise _came_before(row, row.numbered or seen[digest])
-        seen[digest] = row.numbered
-        yield row
+    from irr.seen import Before, Seen  # Texts of the command line need no SQLite.
+
+    seen = Seen()
+    try:
+        for row in located:
+            before = seen.add(row.document.id, numbered=row.numbered)
+            if before is not Before.NEVER:
+                raise _came_before(row, row.numbered or before is Before.NUMBERED)
+            yield row
+    finally:
+        seen.close()
 
 
 def _came_before(row: _Row, numbered: bool) -> InputError:

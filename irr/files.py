@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from irr.errors import InputError
 
-__all__ = ["HALF_CHARACTER", "Row", "Table", "TextFile", "split_cell"]
+__all__ = ["HALF_CHARACTER", "Row", "Table", "TextFile", "ending_of", "split_cell", "stem_of"]
 
 Row = tuple[int, list[str]]
 """The 1-based line on which a table row begins, and its cells."""
@@ -73,8 +73,7 @@ class TextFile:
     @property
     def ending(self) -> str:
         """The name's ending in lower case, before any ".gz": ".csv" for "a.CSV.gz"."""
-        path = self._path.with_suffix("") if self._packed else self._path
-        return path.suffix.lower()
+        return ending_of(self._path)
 
     @property
     def is_stream(self) -> bool:
@@ -283,6 +282,27 @@ class TextFile:
                     line,
                 )
             yield line, row
+
+
+def ending_of(path: str | Path) -> str:
+    """A name's ending in lower case, before any ".gz".
+
+    >>> ending_of("a.CSV.gz")
+    '.csv'
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".gz":
+        path = path.with_suffix("")
+    return path.suffix.lower()
+
+
+def stem_of(name: str) -> str:
+    """A text's name without its ending.
+
+    >>> stem_of("ad.v1.TXT.gz")
+    'ad.v1'
+    """
+    return re.sub(r"\.txt(\.gz)?$", "", name, flags=re.IGNORECASE)
 
 
 def split_cell(cell: str, separators: str = "|") -> tuple[str, ...]:

@@ -1,13 +1,13 @@
-"""Predictions → JSON lines, durably: finished rows outlive an error, an interrupt, a full disk.
+"""Predictions → JSON lines on standard output, in a pipe, or in a file that is made in one go.
 
-In: predictions, one at a time. Out: a line for each, in a file or on standard output. The line's
-keys: `prediction_to_json`; what becomes of a run that ends early: `LineWriter`.
+In: predictions, one at a time. Out: a line for each. The line's keys: `prediction_to_json`; what
+becomes of a run that ends early: `LineWriter`. A run that can be resumed, and files that are
+packed or Parquet: `irr.journal`.
 """
 
 from __future__ import annotations
 
 import errno
-import gzip
 import importlib.util
 import io
 import itertools
@@ -16,24 +16,35 @@ import logging
 import os
 import stat
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self, TextIO
 
 from irr.errors import OutputError
 from irr.files import HALF_CHARACTER
-from irr.types import Prediction, ScoredLabel
+from irr.types import Prediction, ScoredLabel, Usage
 
-__all__ = ["LineWriter", "PredictionWriter", "prediction_to_json"]
+__all__ = [
+    "CAN_LOCK",
+    "LineWriter",
+    "PredictionWriter",
+    "is_at",
+    "lock",
+    "output_failure",
+    "prediction_to_json",
+    "row_to_json",
+]
 
 logger = logging.getLogger(__name__)
 
 # JSON allows these in strings, but some line splitters (Python's, editors') break lines at them.
 _LINE_BREAKS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
-# Windows has no such locks; there two runs onto one file are noticed only when the first ends.
-_CAN_LOCK = importlib.util.find_spec("fcntl") is not None
+CAN_LOCK = importlib.util.find_spec("fcntl") is not None
+"""Windows has no such locks; there two runs onto one file are noticed only when the first ends."""
+_USAGE = tuple(field.name for field in fields(Usage))
 _TRIES = 10
 
 
@@ -43,7 +54,7 @@ class LineWriter:
     A context manager. A file is written as ``<path>.partial`` and takes its name when all went
     well; after an error or interrupt its finished lines stay there, and a warning says so. What
     an earlier run left there is renamed first; what another run is still writing is locked, and
-    left alone. A name ending in .gz is packed. Devices and pipes are written directly.
+    left alone. Devices and pipes are written directly.
 
     Raises:
         OutputError: when the target cannot be opened or written; its cause is the OSError,
@@ -60,7 +71,6 @@ class LineWriter:
         self.rows = 0
         self.partial: Path | None = None
         self._target = target
-        self._packed = self.name.lower().endswith(".gz")
         self._raw: BinaryIO | None = None
         self._lock: int | None = None
         self._whole = 0
@@ -76,9 +86,8 @@ class LineWriter:
         """Write `line`, which must hold no line break, and a line break."""
         try:
             self._text.write(line + "\n")
-            if not self._packed:  # Each flush would start a new block and undo the packing.
-                self._text.flush()
-                self._whole = self._raw.tell() if self.partial and self._raw else 0
+            self._text.flush()
+            self._whole = self._raw.tell() if self.partial and self._raw else 0
         except OSError as exc:
             raise self._failure(exc) from exc
         self.rows += 1
@@ -99,18 +108,16 @@ class LineWriter:
                 self._lock = None
 
     def _end(self, raw: BinaryIO, *, well: bool) -> None:
-        closed = False
         try:
             self._close(raw)
-            closed = True
             if well and self.partial:
                 self._take_name(self.partial)
                 return
         except OSError as failed:
             if well:
-                self._keep_partial(closed)
+                self._keep_partial()
                 raise self._failure(failed) from failed
-        self._keep_partial(closed)
+        self._keep_partial()
 
     @staticmethod
     def _stdout() -> TextIO:
@@ -131,12 +138,11 @@ class LineWriter:
             partial = self._final.with_name(self._final.name + ".partial")
             raw = self._claim(partial)
             self._ours = os.fstat(raw.fileno())
-            if _CAN_LOCK:  # A second hold on the lock, which outlasts the closing of `raw`.
+            if CAN_LOCK:  # A second hold on the lock, which outlasts the closing of `raw`.
                 self._lock = os.dup(raw.fileno())
             self.partial = partial
         self._raw = raw
-        stream = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if self._packed else raw
-        return io.TextIOWrapper(stream, encoding="utf-8", newline="\n")
+        return io.TextIOWrapper(raw, encoding="utf-8", newline="\n")
 
     def _claim(self, partial: Path) -> BinaryIO:
         """Make `partial` and lock it, so that no other run takes it for one left behind."""
@@ -147,7 +153,7 @@ class LineWriter:
                 if not _set_aside(partial):
                     break
                 continue
-            if _locked(raw) and _is_at(os.fstat(raw.fileno()), partial):
+            if lock(raw) and is_at(os.fstat(raw.fileno()), partial):
                 return raw
             raw.close()
         raise OutputError(
@@ -155,7 +161,7 @@ class LineWriter:
         )
 
     def _take_name(self, partial: Path) -> None:
-        if not _is_at(self._ours, partial):
+        if not is_at(self._ours, partial):
             raise OutputError(
                 f"{self.name}: {partial} was moved, removed or replaced while it was written: "
                 f"find its {self.rows} rows where it was moved, or run again"
@@ -164,20 +170,16 @@ class LineWriter:
 
     def _close(self, raw: BinaryIO) -> None:
         try:
-            if self._packed:
-                self._text.close()  # Ends the gzip stream; `raw` stays open.
-            else:
-                self._text.flush()
+            self._text.flush()
             if self.partial:
-                raw.flush()
                 os.fsync(raw.fileno())
         finally:
             raw.close()
 
-    def _keep_partial(self, closed: bool) -> None:
+    def _keep_partial(self) -> None:
         if self.partial is None:
             return
-        if not _is_at(self._ours, self.partial):
+        if not is_at(self._ours, self.partial):
             if not self.rows:
                 return
             logger.warning(
@@ -191,24 +193,15 @@ class LineWriter:
             if not self.rows:
                 self.partial.unlink()
                 return
-            if not self._packed:  # A full disk may have cut the last line.
-                os.truncate(self.partial, self._whole)
-        # What gzip still held when the disk refused it cannot be counted.
-        about = "up to " if self._packed and not closed else ""
-        logger.warning("%s%d finished rows are kept in %s", about, self.rows, self.partial)
+            os.truncate(self.partial, self._whole)  # A full disk may have cut the last line.
+        logger.warning("%d finished rows are kept in %s", self.rows, self.partial)
 
     def _failure(self, exc: OSError) -> OutputError:
         if self.name == "<stdout>":
             # What is left in the buffer must not fail again when the interpreter ends.
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(exc, BrokenPipeError):
-            return OutputError(f"{self.name}: its reader has gone")
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            return OutputError(f"{self.name}: the disk is full: free some space and run again")
-        if exc.errno == errno.ENOENT:
-            return OutputError(f"{self.name}: its folder does not exist: create it first")
-        return OutputError(f"{self.name}: cannot be written: {exc.strerror or exc}")
+        return output_failure(self.name, exc)
 
 
 class PredictionWriter(LineWriter):
@@ -231,7 +224,7 @@ def prediction_to_json(prediction: Prediction) -> str:
         "status": prediction.status,
         "labels": [_label_row(label) for label in prediction.labels],
         "guesses": prediction.guesses,
-        "usage": asdict(prediction.usage),
+        "usage": {name: getattr(prediction.usage, name) for name in _USAGE},
     }
     if prediction.notes:
         row["notes"] = prediction.notes
@@ -239,10 +232,26 @@ def prediction_to_json(prediction: Prediction) -> str:
         row["error"] = dict(zip(("class", "message"), prediction.error, strict=True))
     if prediction.trace is not None:
         row["trace"] = prediction.trace
+    return row_to_json(row)
+
+
+def row_to_json(row: Mapping[str, object]) -> str:
+    """Make the line of a row whose keys are those of `prediction_to_json`, in their order."""
     line = json.dumps(row, ensure_ascii=False, allow_nan=False)
     if line.isascii():
         return line
     return HALF_CHARACTER.sub("\ufffd", line.translate(_LINE_BREAKS))
+
+
+def output_failure(name: str, exc: OSError) -> OutputError:
+    """Make the error to raise where `name` cannot be opened or written."""
+    if isinstance(exc, BrokenPipeError):
+        return OutputError(f"{name}: its reader has gone")
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(f"{name}: the disk is full: free some space and run again")
+    if exc.errno == errno.ENOENT:
+        return OutputError(f"{name}: its folder does not exist: create it first")
+    return OutputError(f"{name}: cannot be written: {exc.strerror or exc}")
 
 
 def _label_row(label: ScoredLabel) -> dict[str, object]:
@@ -260,16 +269,16 @@ def _label_row(label: ScoredLabel) -> dict[str, object]:
 def _set_aside(partial: Path) -> bool:
     """Take what an interrupted run left out of the way; False where a run is still writing it."""
     try:
-        if not (_CAN_LOCK and stat.S_ISREG(partial.lstat().st_mode)):
+        if not (CAN_LOCK and stat.S_ISREG(partial.lstat().st_mode)):
             _rename(partial)
             return True
         # Some network drives lock only what can be written.
         with partial.open("r+b" if os.access(partial, os.W_OK) else "rb") as left:
-            if not _locked(left):
+            if not lock(left):
                 return False
             # Only who holds the lock renames, so the file stays in its place from here on.
             status = os.fstat(left.fileno())
-            if not _is_at(status, partial):
+            if not is_at(status, partial):
                 return True
             if status.st_size:
                 _rename(partial)
@@ -287,9 +296,9 @@ def _rename(partial: Path) -> None:
     logger.warning("rows of an interrupted run are kept in %s", older)
 
 
-def _locked(file: BinaryIO) -> bool:
+def lock(file: BinaryIO) -> bool:
     """Lock `file` until it is closed; False where another run has. Without locks always True."""
-    if not _CAN_LOCK:
+    if not CAN_LOCK:
         return True
     import fcntl
 
@@ -302,7 +311,8 @@ def _locked(file: BinaryIO) -> bool:
     return True
 
 
-def _is_at(status: os.stat_result, path: Path) -> bool:
+def is_at(status: os.stat_result, path: Path) -> bool:
+    """Whether the file that has this status is (still) the one at `path`."""
     with suppress(OSError):
         return os.path.samestat(status, path.stat())
     return False

@@ -87,7 +87,8 @@ def test_another_text_column(tmp_path: Path) -> None:
     rows = write(tmp_path, "a.jsonl", '{"text": "no", "sentence": "yes"}')
     assert [d.text for d in read_documents(table, text_column="sentence")] == ["yes"]
     assert [d.text for d in read_documents(rows, text_column="sentence")] == ["yes"]
-    for plain in (write(tmp_path, "a.txt", "x"), tmp_path):
+    text = write(tmp_path, "texts/a.txt", "x")
+    for plain in (text, text.parent):
         with pytest.raises(ConfigurationError, match="plain text has no column 'sentence'"):
             read_documents(plain, text_column="sentence")
 
@@ -286,7 +287,8 @@ def test_texts_of_the_command_line() -> None:
             "a.json",
             "{}",
             None,
-            "must end in .jsonl, .csv, .tsv or .txt; or send it to standard input and give '-'",
+            "must end in .jsonl, .csv, .tsv, .txt or .parquet; or send it to standard input and "
+            "give '-'",
         ),
     ],
 )
@@ -306,8 +308,58 @@ def test_what_is_not_there_is_an_error_at_once(tmp_path: Path) -> None:
         read_documents(tmp_path / "ad.jsonl")
     with pytest.raises(DocumentError, match="cannot be read"):
         read_documents("x" * 300)
-    with pytest.raises(DocumentError, match=r"holds no \.txt file"):
+    (tmp_path / "ads.jsonl").rename(tmp_path / "ads.md")
+    with pytest.raises(DocumentError, match=r"holds no \.txt file, and no \.jsonl or"):
+        read_documents(tmp_path)
+
+
+def test_a_folder_of_rows_is_read_file_by_file(tmp_path: Path) -> None:
+    write(tmp_path, "b.jsonl", '{"id": "b1", "text": "x"}\n{"id": 2, "text": "y"}')
+    write(tmp_path, "a/z.csv.gz", "id,body\na1,s\n")
+    write(tmp_path, "a.TSV", "id\tbody\nt\tt, u\n")
+    write(tmp_path, "b-0.jsonl", '{"id": "b0", "text": "w"}')
+    write(tmp_path, "read.me", b"\xff")
+    write(tmp_path, ".hidden.jsonl", "{")
+    for name in ("b.jsonl", "b-0.jsonl"):
+        path = tmp_path / name
+        path.write_text(path.read_text().replace('"text"', '"body"'))
+    assert list(read_documents(tmp_path, text_column="body")) == [
+        Document("t", "t, u"),
+        Document("a1", "s"),
+        Document("b0", "w"),
+        Document("b1", "x"),
+        Document("2", "y"),
+    ]
+
+
+def test_rows_without_ids_are_numbered_through_a_folder(tmp_path: Path) -> None:
+    write(tmp_path, "1.jsonl", '{"text": "a"}\n{"text": "b"}')
+    write(tmp_path, "2.csv", "text\nc\n")
+    write(tmp_path, "3.jsonl", '{"text": "d"}')
+    assert [document.id for document in read_documents(tmp_path)] == ["1", "2", "3", "4"]
+    last = write(tmp_path, "4.jsonl", '{"id": "5", "text": "e"}\n{"id": 3, "text": "f"}')
+    with pytest.raises(DocumentError, match="the id '3' came before: a row without an id") as error:
         list(read_documents(tmp_path))
+    assert (error.value.path, error.value.line) == (str(last), 2)
+
+
+def test_an_id_may_not_come_again_in_another_file_of_a_folder(tmp_path: Path) -> None:
+    write(tmp_path, "1.jsonl", '{"id": "a", "text": ""}')
+    second = write(tmp_path, "2.jsonl", '\n{"id": "b", "text": ""}\n{"id": "a", "text": ""}')
+    with pytest.raises(DocumentError, match="the id 'a' came before: ids must") as error:
+        list(read_documents(tmp_path))
+    assert (error.value.path, error.value.line) == (str(second), 3)
+
+
+def test_a_folder_is_of_one_kind(tmp_path: Path) -> None:
+    write(tmp_path, "a/1.jsonl", "")
+    write(tmp_path, "2.txt", "")
+    with pytest.raises(DocumentError) as error:
+        read_documents(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}: holds texts (2.txt) and files of rows (a/1.jsonl): give a folder of one "
+        "kind, or a file"
+    )
 
 
 def test_a_folder_may_not_hold_an_id_twice(tmp_path: Path) -> None:
@@ -346,6 +398,43 @@ def test_a_large_file_streams(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 4_000_000
     finally:
         tracemalloc.stop()
+
+
+PEAK = """
+import re, sys
+from irr.documents import read_documents
+count = sum(1 for _ in read_documents(sys.argv[1]))
+peak = re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]
+sys.stdout.write(f"{count} {peak}")
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="this system does not tell a process's peak"
+)
+def test_memory_does_not_grow_with_the_number_of_documents(tmp_path: Path) -> None:
+    peaks = []
+    for count in (10_000, 200_000):
+        path = tmp_path / f"{count}.jsonl"
+        with path.open("w") as stream:
+            stream.writelines(f'{{"id": "document {i}", "text": "x"}}\n' for i in range(count))
+        command = [sys.executable, "-c", PEAK, str(path)]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        read, peak = map(int, result.stdout.split())
+        assert read == count
+        peaks.append(peak)
+    assert peaks[1] < 1.05 * peaks[0]
+
+
+def test_documents_may_be_closed_by_another_thread(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '{"id": "a", "text": ""}\n{"id": "b", "text": ""}')
+    documents = read_documents(path)
+    thread = threading.Thread(target=lambda: next(documents))
+    thread.start()
+    thread.join()
+    assert next(documents) == Document("b", "")
+    documents.close()  # type: ignore[attr-defined]
+    assert list(documents) == []
 
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))

@@ -1,0 +1,119 @@
+"""Rows that were written before: read again, and cut where a kill or power cut broke them.
+
+In: a file of predictions, as JSON lines, packed (.gz) or Parquet. Out: its rows, one at a time.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from irr.errors import OutputError
+from irr.journal.state import NO_ROWS, Checkpoint
+
+__all__ = ["Row", "heal", "read_rows", "size_of"]
+
+# How every line of `prediction_to_json` begins; the rest of a long row need not be parsed.
+_START = re.compile(rb'\{"id": ("(?:[^"\\]|\\.)*"), "status": "(ok|error)"')
+
+
+class Row(NamedTuple):
+    """A line without its line break, and what it says of its document."""
+
+    line: bytes
+    id: str
+    failed: bool
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Stream the rows of a file of predictions.
+
+    Raises:
+        OutputError: the file cannot be read, or holds something else.
+    """
+    number = 0
+    try:
+        for line in _lines(path):
+            number += 1
+            yield _row(line)
+    except (OSError, EOFError, zlib.error) as exc:
+        what = getattr(exc, "strerror", None) or exc
+        raise OutputError(f"{path}: cannot be read after {number} rows: {what}") from exc
+    except ValueError as exc:
+        raise OutputError(
+            f"{path}: row {number} is not a prediction: it was not made by irr predict, or has "
+            "been changed; --restart begins anew"
+        ) from exc
+
+
+def heal(path: Path, checkpoint: Checkpoint) -> Checkpoint | None:
+    """Cut the JSON lines at `path` after the last whole row.
+
+    Rows up to the checkpoint are on the disk since it was made, and are not read again; where the
+    file is shorter, all are.
+
+    Returns:
+        The rows that are there, with the digest of `checkpoint` where they begin with its rows,
+        else with none. None where there is no file.
+    """
+    size = size_of(path)
+    if size is None:
+        return None
+    with path.open("r+b") as stream:
+        start = checkpoint
+        if checkpoint.bytes:
+            stream.seek(checkpoint.bytes - 1)
+            if stream.read(1) != b"\n":
+                start = NO_ROWS
+                stream.seek(0)
+        rows, whole, failed = start.rows, start.bytes, start.failed
+        for line in stream:
+            if not line.endswith(b"\n") or (row_failed := _is_failed(line)) is None:
+                break
+            rows, whole, failed = rows + 1, whole + len(line), failed + row_failed
+        stream.truncate(whole)
+    return Checkpoint(rows, whole, failed, start.input_digest)
+
+
+def size_of(path: Path) -> int | None:
+    """Bytes of a file; None where there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    if path.suffix.lower() == ".parquet":
+        from irr.parquet import read_predictions
+
+        yield from (line.encode() for line in read_predictions(path))
+        return
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+        for line in stream:
+            yield line.rstrip(b"\n")
+
+
+def _row(line: bytes) -> Row:
+    if start := _START.match(line):
+        return Row(line, json.loads(start[1]), start[2] == b"error")
+    failed = _is_failed(line)
+    if failed is None:
+        raise ValueError
+    return Row(line, json.loads(line)["id"], failed)
+
+
+def _is_failed(line: bytes) -> bool | None:
+    """Whether a row has status "error"; None where it is no row."""
+    try:
+        match json.loads(line):
+            case {"id": str(), "status": "ok" | "error" as status}:
+                return bool(status == "error")
+    except (ValueError, RecursionError):
+        pass
+    return None
