@@ -15,6 +15,7 @@ to output another label, and the server obeys them. Some answers are HTTP faults
 from __future__ import annotations
 
 import argparse
+import asyncio
 import faulthandler
 import hashlib
 import json
@@ -35,12 +36,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-import irr.lm
 from irr.errors import ConfigurationError
 from irr.index import LabelIndex
 from irr.infer import Infer
 from irr.labels import LabelSet
-from irr.lm import LMSettings, open_lm
+from irr.lm import Engine, LMSettings, open_lm
+from irr.lm.limiter import Gate, Slot
 from irr.program import InferRetrieveRank
 from irr.prompts import read_prompts
 from irr.rank import Rank
@@ -381,12 +382,19 @@ def program(labels: LabelSet, url: str) -> InferRetrieveRank:
 @contextmanager
 def no_waiting() -> Iterator[None]:
     """Retries without their waits."""
-    wait = irr.lm._wait
-    irr.lm._wait = lambda state: 0.0  # noqa: ARG005
+
+    async def at_once(engine: Engine, seconds: float) -> None:  # noqa: ARG001
+        await asyncio.sleep(0)
+
+    def reopened(gate: Gate, slot: Slot, wait: float) -> None:  # noqa: ARG001
+        refused(gate, slot, 0.0)
+
+    pause, refused = Engine._pause, Gate.refused
+    Engine._pause, Gate.refused = at_once, reopened  # type: ignore[method-assign]
     try:
         yield
     finally:
-        irr.lm._wait = wait
+        Engine._pause, Gate.refused = pause, refused  # type: ignore[method-assign]
 
 
 class Checks:

@@ -9,7 +9,9 @@ because they repair broken JSON in silence.
 
 from __future__ import annotations
 
+import functools
 import json
+from dataclasses import dataclass
 from typing import Any, cast
 
 import dspy
@@ -19,7 +21,13 @@ from irr.errors import ReplyError
 from irr.prompts import Prompts, StagePrompt
 from irr.replies import MAX_GUESSES, parse_guesses, parse_picks
 
-__all__ = ["ListAdapter", "infer_signature", "rank_signature"]
+__all__ = [
+    "ListAdapter",
+    "infer_signature",
+    "rank_signature",
+    "read_list",
+    "response_format",
+]
 
 
 def infer_signature(prompts: Prompts) -> type[dspy.Signature]:
@@ -62,7 +70,7 @@ class ListAdapter(dspy.Adapter):
         self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, inputs: dict[str, Any]
     ) -> Any:
         if self.schema:
-            lm_kwargs.setdefault("response_format", _response_format(signature, inputs))
+            lm_kwargs.setdefault("response_format", response_format(signature, inputs))
         return super()._call_preprocess(lm, lm_kwargs, signature, inputs)
 
     def format(
@@ -78,13 +86,7 @@ class ListAdapter(dspy.Adapter):
         ]
 
     def format_system_message(self, signature: Any) -> str:
-        name, field = _output(signature)
-        example = '["…", "…"]' if field.annotation == list[str] else "[4, 17]"
-        return (
-            f"{signature.instructions.strip()}\n\n"
-            f'Answer with JSON and nothing else: {{"{name}": {example}}}\n'
-            f"{name}: {field.json_schema_extra['desc']}"
-        )
+        return _shape(signature, signature.__doc__).system
 
     def format_user_message_content(
         self,
@@ -95,7 +97,7 @@ class ListAdapter(dspy.Adapter):
         main_request: bool = False,  # noqa: ARG002 - DSPy passes it by name
     ) -> str:
         parts = [prefix] if prefix else []
-        for name in signature.input_fields:
+        for name in _shape(signature, signature.__doc__).inputs:
             if inputs.get(name) is not None:
                 parts.append(f"{name.capitalize()}:\n{_render(inputs[name])}")
         if suffix:
@@ -105,18 +107,16 @@ class ListAdapter(dspy.Adapter):
     def format_assistant_message_content(
         self, signature: Any, outputs: dict[str, Any], missing_field_message: str | None = None
     ) -> str:
-        name, _ = _output(signature)
+        name = _shape(signature, signature.__doc__).output
         value = outputs.get(name)
         if value is None:
             return missing_field_message or ""
         return json.dumps({name: list(value)}, ensure_ascii=False)
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
-        name, field = _output(signature)
+        name = _shape(signature, signature.__doc__).output
         try:
-            if field.annotation == list[str]:
-                return {name: parse_guesses(completion)}
-            return {name: parse_picks(completion)}
+            return {name: read_list(signature, completion)}
         except ReplyError as error:
             raise AdapterParseError(
                 adapter_name="ListAdapter",
@@ -126,9 +126,40 @@ class ListAdapter(dspy.Adapter):
             ) from error
 
 
-def _output(signature: Any) -> tuple[str, Any]:
+def read_list(signature: Any, completion: str) -> list[Any]:
+    """The list in a reply: guesses (str), or picks (int, or str where it wrote names).
+
+    Raises:
+        ReplyError: there is none that can be read.
+    """
+    if _shape(signature, signature.__doc__).holds_texts:
+        return list(parse_guesses(completion))
+    return list(parse_picks(completion))
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What is the same in every prompt of a signature."""
+
+    inputs: tuple[str, ...]
+    output: str
+    holds_texts: bool
+    system: str
+
+
+# The instructions are part of the key because a signature's may be set.
+@functools.lru_cache(maxsize=64)
+def _shape(signature: Any, instructions: str) -> _Shape:  # noqa: ARG001
+    """DSPy works out the fields of a signature anew each time they are asked for."""
     ((name, field),) = signature.output_fields.items()
-    return name, field
+    holds_texts = field.annotation == list[str]
+    example = '["…", "…"]' if holds_texts else "[4, 17]"
+    system = (
+        f"{signature.instructions.strip()}\n\n"
+        f'Answer with JSON and nothing else: {{"{name}": {example}}}\n'
+        f"{name}: {field.json_schema_extra['desc']}"
+    )
+    return _Shape(tuple(signature.input_fields), name, holds_texts, system)
 
 
 def _render(value: object) -> str:
@@ -137,14 +168,19 @@ def _render(value: object) -> str:
     return str(value).strip()
 
 
-def _response_format(signature: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+def response_format(signature: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """The schema of a reply. Repeats are dropped later: vLLM refuses `uniqueItems`."""
-    name, field = _output(signature)
-    if field.annotation == list[str]:
-        items: dict[str, Any] = {"type": "string"}
-        most = MAX_GUESSES
-    else:
-        most = max(1, len(inputs.get("candidates") or ()))
+    shape = _shape(signature, signature.__doc__)
+    if shape.holds_texts:
+        return _list_schema(shape.output, MAX_GUESSES, numbers=False)
+    return _list_schema(shape.output, max(1, len(inputs.get("candidates") or ())), numbers=True)
+
+
+@functools.lru_cache(maxsize=1024)
+def _list_schema(name: str, most: int, *, numbers: bool) -> dict[str, Any]:
+    """One object for all calls of a kind: it is only read."""
+    items: dict[str, Any] = {"type": "string"}
+    if numbers:
         items = {"type": "integer", "enum": list(range(1, most + 1))}
     schema = {
         "type": "object",

@@ -6,7 +6,7 @@ longer than a chunk is read chunk by chunk and the guesses are pooled.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import dspy
 
@@ -18,7 +18,7 @@ from irr.errors import LMError, ReplyError
 from irr.lm import ContextTooLongError
 from irr.prompts import Prompts
 
-__all__ = ["Infer"]
+__all__ = ["Infer", "Inferred"]
 
 CHUNK_CHARS = 8_000
 # Some 400,000 characters, a book: a row beyond it is a mistake more often than a document.
@@ -26,12 +26,19 @@ MOST_CHUNKS = 50
 _SMALLEST_CHUNK = 500
 
 
+class Inferred(NamedTuple):
+    """What Infer gives, see `Infer`."""
+
+    guesses: list[str]
+    notes: list[str]
+
+
 class Infer(dspy.Module):
     """Asks the LM for guesses.
 
     Calling it gives a `dspy.Prediction` with ``guesses`` (list of str, the surest first within a
     chunk, without repeats) and ``notes`` (what did not go as planned). A reply that cannot be
-    read even at the second attempt gives no guesses for its chunk, and a note. `nearest`, where
+    read even at the third attempt gives no guesses for its chunk, and a note. `nearest`, where
     set, chooses the demonstrations of each chunk.
 
     Raises:
@@ -45,12 +52,16 @@ class Infer(dspy.Module):
         self.nearest: NearestDemos | None = None
 
     def forward(self, text: str) -> dspy.Prediction:
-        return run(self.predict, self._steps(text))
+        return dspy.Prediction(**run(self.predict, self._steps(text))._asdict())
 
     async def aforward(self, text: str) -> dspy.Prediction:
+        return dspy.Prediction(**(await self.ask(text))._asdict())
+
+    async def ask(self, text: str) -> Inferred:
+        """Do what calling does, past DSPy's bookkeeping: the way of a million documents."""
         return await arun(self.predict, self._steps(text))
 
-    def _steps(self, text: str) -> Steps[dspy.Prediction]:
+    def _steps(self, text: str) -> Steps[Inferred]:
         notes: list[str] = []
         guesses: dict[str, str] = {}
         chunks = split_text(text, self.chunk_chars)
@@ -67,7 +78,7 @@ class Infer(dspy.Module):
                 else:
                     _merge(guesses, answer)
             chunks = halves
-        return dspy.Prediction(guesses=list(guesses.values()), notes=list(dict.fromkeys(notes)))
+        return Inferred(list(guesses.values()), list(dict.fromkeys(notes)))
 
     def _question(self, chunk: str) -> dict[str, Any]:
         demos = {"demos": self.nearest(chunk)} if self.nearest is not None else {}

@@ -8,8 +8,9 @@ candidates. Those the LM does not pick follow in the order of retrieval.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import chain, zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 import dspy
 
@@ -23,7 +24,7 @@ from irr.prompts import Prompts
 from irr.replies import resolve_picks
 from irr.types import Label
 
-__all__ = ["Rank", "fuse", "show_candidate"]
+__all__ = ["Rank", "Ranked", "fuse", "show_candidate"]
 
 WINDOW = 100
 _SMALLEST_WINDOW = 10
@@ -32,6 +33,7 @@ _DESCRIPTION_CHARS = 160
 _FUSION_OFFSET = 3
 
 
+@lru_cache(maxsize=1 << 16)
 def show_candidate(label: Label) -> str:
     """How Rank's prompt shows a label: its name, and the start of its description."""
     name = " ".join(label.name.split())
@@ -62,13 +64,21 @@ def fuse(order: Sequence[int], weight: float, offset: float = _FUSION_OFFSET) ->
     return sorted(order, key=lambda position: -score[position])
 
 
+class Ranked(NamedTuple):
+    """What Rank gives, see `Rank`."""
+
+    order: list[int]
+    picked: int
+    notes: list[str]
+
+
 class Rank(dspy.Module):
     """Asks the LM which candidates apply.
 
     Calling it gives a `dspy.Prediction` with ``order`` (list of int, a permutation of the
     candidates' positions), ``picked`` (how many at its start the LM picked) and ``notes``. More
     candidates than `window` are shown window by window, and the picks of all windows once more
-    together. A reply that cannot be read even at the second attempt leaves its candidates in the
+    together. A reply that cannot be read even at the third attempt leaves its candidates in the
     order of retrieval, and a note. `nearest`, where set, chooses the demonstrations of each
     document.
 
@@ -85,21 +95,25 @@ class Rank(dspy.Module):
         self.nearest: NearestDemos | None = None
 
     def forward(self, text: str, candidates: Sequence[Label]) -> dspy.Prediction:
-        return run(self.predict, self._steps(text, candidates), _picks_one_of(candidates))
+        steps = self._steps(text, candidates)
+        return dspy.Prediction(**run(self.predict, steps, _picks_one_of(candidates))._asdict())
 
     async def aforward(self, text: str, candidates: Sequence[Label]) -> dspy.Prediction:
+        return dspy.Prediction(**(await self.ask(text, candidates))._asdict())
+
+    async def ask(self, text: str, candidates: Sequence[Label]) -> Ranked:
+        """Do what calling does, past DSPy's bookkeeping: the way of a million documents."""
         return await arun(self.predict, self._steps(text, candidates), _picks_one_of(candidates))
 
-    def _steps(self, text: str, candidates: Sequence[Label]) -> Steps[dspy.Prediction]:
+    def _steps(self, text: str, candidates: Sequence[Label]) -> Steps[Ranked]:
         notes: list[str] = []
         everything = list(range(len(candidates)))
         demos = self.nearest(text) if self.nearest is not None else None
         round_ = _Round(text, candidates, self.window, notes, demos)
         picks = (yield from round_.steps(everything)) if everything else []
-        rest = [position for position in everything if position not in set(picks)]
-        return dspy.Prediction(
-            order=picks + rest, picked=len(picks), notes=list(dict.fromkeys(notes))
-        )
+        picked = set(picks)
+        rest = [position for position in everything if position not in picked]
+        return Ranked(picks + rest, len(picks), list(dict.fromkeys(notes)))
 
 
 class _Round:
@@ -166,11 +180,13 @@ class _Round:
 
 def _picks_one_of(candidates: Sequence[Label]) -> Usable:
     """No pick at all is an answer; picks that are no candidates are not."""
-    names = {show_candidate(label): label.name for label in candidates}
 
     def usable(question: dict[str, Any], picks: list[Any]) -> bool:
         shown = question["candidates"]
-        return not picks or bool(_resolved(picks, [names[line] for line in shown], shown))
+        if not picks or any(isinstance(pick, int) and 0 < pick <= len(shown) for pick in picks):
+            return True
+        names = {show_candidate(label): label.name for label in candidates}
+        return bool(_resolved(picks, [names[line] for line in shown], shown))
 
     return usable
 

@@ -41,6 +41,8 @@ _NUMBERS_ONLY = re.compile(
 # "[3] use databases": a number in brackets is the line's mark there, not a list of one.
 _BRACKETED_LINE = re.compile(r"\[\d{1,6}\][ \t]*\w")
 _NONE = re.compile(r"^\W*(none|no candidates? appl(?:y|ies)|nothing|n/a)\W*$", re.IGNORECASE)
+# "I cannot say." is prose; "SQL, data bases." may be a list.
+_WORDS_BEFORE_A_STOP = 3
 _LIST_KEYS = ("guesses", "ranking")
 _ITEM_KEYS = ("number", "candidate", "id", "index", "term", "guess", "label", "name", "text")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]+")
@@ -113,7 +115,9 @@ def resolve_picks(picks: Sequence[int | str], names: Sequence[str]) -> list[int]
     >>> resolve_picks([2, 9, "SQL", "1. SPARQL", 2], ["use databases", "SQL", "SPARQL"])
     [1, 2]
     """
-    by_name = {_folded(name): position for position, name in reversed(list(enumerate(names)))}
+    by_name: dict[str, int] = {}
+    if any(isinstance(pick, str) for pick in picks):  # Rare, and a tenth of the work otherwise.
+        by_name = {_folded(name): position for position, name in reversed(list(enumerate(names)))}
     positions: dict[int, None] = {}
     for pick in picks:
         position = pick - 1 if isinstance(pick, int) else _named(pick, by_name)
@@ -207,8 +211,9 @@ def _text_items(text: str) -> list[object]:
         return list(marked)
     if len(lines) == 1 and len(lines[0]) <= 2000:
         parts = [part.strip(" .'\"") for part in re.split(r"[,;]", lines[0])]
-        # A sentence is not a list: terms of a label set are a few words long.
-        if all(0 < len(part.split()) <= 8 and len(part) <= 80 for part in parts):
+        # A sentence is not a list: terms of a label set are a few words long, and have no stop.
+        most = _WORDS_BEFORE_A_STOP if lines[0].rstrip()[-1] in ".!?" else 8
+        if all(0 < len(part.split()) <= most and len(part) <= 80 for part in parts):
             return list(parts)
     raise ReplyError(f"no list in the LM's reply: {excerpt(text)}")
 

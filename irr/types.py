@@ -85,7 +85,9 @@ class Prediction:
 
     `status` is "ok" or "error"; a row with an error has no labels, its `error` is a
     (class, message) pair. `notes` tell what did not go as planned but did not fail the row,
-    such as a fall-back to the order of retrieval. `trace` is filled on request only.
+    such as a fall-back to the order of retrieval. `trace` is filled on request only. An
+    `unfinished` row is no result: the run ended before the LM had answered, and another run may
+    finish it.
     """
 
     id: str
@@ -96,3 +98,4 @@ class Prediction:
     notes: tuple[str, ...] = ()
     error: tuple[str, str] | None = None
     trace: dict[str, object] | None = field(default=None, hash=False)
+    unfinished: bool = False

@@ -75,14 +75,22 @@ def serve() -> Iterator[object]:
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Retries without their waits; what would have been waited is in the list."""
-    import irr.lm
+    import asyncio
+
+    from irr.lm import Engine
+    from irr.lm.limiter import Gate, Slot
 
     waits: list[float] = []
-    wait = irr.lm._wait
 
-    def remember(state: object) -> float:
-        waits.append(wait(state))
-        return 0.0
+    async def remember(engine: object, seconds: float) -> None:
+        waits.append(seconds)
+        await asyncio.sleep(0)
 
-    monkeypatch.setattr(irr.lm, "_wait", remember)
+    refused = Gate.refused
+
+    def reopen(gate: Gate, slot: Slot, wait: float) -> None:
+        refused(gate, slot, 0.0)
+
+    monkeypatch.setattr(Engine, "_pause", remember)
+    monkeypatch.setattr(Gate, "refused", reopen)
     return waits

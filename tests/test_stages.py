@@ -102,7 +102,7 @@ def test_infer_goes_on_without_guesses_and_says_so(serve: Serve, reply: Reply | 
     assert result.guesses == []
     assert len(result.notes) == 1
     assert result.notes[0].startswith("Infer gave no guesses: ")
-    assert len(server.calls) == 2
+    assert len(server.calls) == 3
 
 
 def test_infer_halves_a_chunk_that_is_too_long(serve: Serve) -> None:
@@ -144,7 +144,7 @@ def test_rank_falls_back_to_retrieval_and_says_so(serve: Serve, reply: str) -> N
     result = rank(server, 3)
     assert (result.order, result.picked) == ([0, 1, 2], 0)
     assert result.notes[0].startswith("Rank kept the order of retrieval: ")
-    assert len(server.calls) == 2
+    assert len(server.calls) == 3
 
 
 def test_rank_without_candidates_asks_nothing(serve: Serve) -> None:
