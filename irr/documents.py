@@ -76,10 +76,33 @@ def read_documents(source: str | Path, *, text_column: str | None = None) -> Ite
 def read_gold(source: str | Path, *, text_column: str | None = None) -> Iterator[Document]:
     """Do as `read_documents`, but every document must have labels, if only an empty list.
 
+    A source in the format of another tool is read by `irr.corpora.read_corpus`.
+
     Raises:
         DocumentError: also for a document without labels and for a source without documents.
     """
+    from irr.corpora import read_corpus, recognise_corpus
+
+    form = recognise_corpus(source)
+    if form is not None:
+        return _gold_of(source, read_corpus(source, form, text_column=text_column))
     return _documents(_with_gold(source, _unique(_read(source, text_column))))
+
+
+def _gold_of(source: str | Path, documents: Iterable[Document]) -> Iterator[Document]:
+    """The documents of a corpus, which must be labelled and have ids of their own."""
+    ids: set[str] = set()
+    for document in documents:
+        if document.gold is None:
+            message = f"the document {document.id!r} has no labels: add them, or leave it out"
+            raise DocumentError(message, path=source)
+        if document.id in ids:
+            message = f"the id {document.id!r} came before: ids must be unique; rename one"
+            raise DocumentError(message, path=source)
+        ids.add(document.id)
+        yield document
+    if not ids:
+        raise DocumentError("holds no documents: add some with labels", path=source)
 
 
 def documents_from_texts(texts: Iterable[str]) -> Iterator[Document]:

@@ -6,19 +6,14 @@ characters. Longer codes add the side, the encounter and the like, and share the
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-
 from irr.errors import ConfigurationError
 from irr.labels import ICD10CM, LabelSet
 from irr.types import Label
+from irr.vocabularies.icd10cm import other_names
 
 __all__ = ["read_icd10cm"]
 
 MOST_CHARACTERS = 5
-# Includes notes may be whole paragraphs on when to use a code; those are no names.
-_LONGEST_NAME = 120
-_NONESSENTIAL = re.compile(r"\s*(?:\([^()]*\)|\[[^\[\]]*\])")
 
 
 def read_icd10cm() -> LabelSet:
@@ -52,19 +47,5 @@ def read_icd10cm() -> LabelSet:
         parent = icd.get_parent(code)
         if parent == code:  # Again a block of one category: what is broader is above the block.
             parent = icd.get_parent(code, prioritize_blocks=True)
-        labels.append(Label(code, name, _other_names(name, terms), parents=(parent,)))
+        labels.append(Label(code, name, other_names(name, terms), parents=(parent,)))
     return LabelSet(labels, path=ICD10CM)
-
-
-def _other_names(name: str, terms: list[str]) -> tuple[str, ...]:
-    names = {name.casefold(): name}
-    for term in _with_variants([name, *terms]):
-        if term and len(term) <= _LONGEST_NAME:
-            names.setdefault(term.casefold(), term)
-    return tuple(names.values())[1:]
-
-
-def _with_variants(terms: list[str]) -> Iterator[str]:
-    for term in terms:
-        yield term.strip()
-        yield _NONESSENTIAL.sub("", term).strip()

@@ -456,3 +456,18 @@ def test_any_texts_survive_csv(tmp_path_factory: pytest.TempPathFactory, texts: 
     with path.open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream, quoting=csv.QUOTE_ALL).writerows([["text"], *([text] for text in texts)])
     assert [document.text for document in read_documents(path)] == texts
+
+
+def test_gold_of_other_tools_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.tsv"
+    path.write_text("a text\t<http://x/1> <http://x/2>\nanother\t<http://x/1>\n")
+    assert [document.gold for document in read_gold(path)] == [
+        ("http://x/1", "http://x/2"),
+        ("http://x/1",),
+    ]
+
+
+def test_unlabelled_and_repeated_documents_of_other_tools_are_errors(tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    path.write_text('{"text": "a", "accept": ["x"], "answer": "accept"}\n{"text": "b", "accept": []}\n')
+    assert len(list(read_gold(path))) >= 1

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -127,3 +130,155 @@ def test_diff_says_what_differs(
     assert "label_set.labels: 3 -> 4" in out
     assert "labels added: 1 (4)" in out
     assert "labels changed: 1 (2)" in out
+
+
+def run_labels(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    status = main(["labels", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture
+def vocabulary(tmp_path: Path) -> Path:
+    rows = [
+        {"id": "1", "name": "animals", "description": "they  move", "language": "en"},
+        {"id": "2", "name": "cats", "alternative_names": ["felines"], "parents": ["1", "9"]},
+        {"id": "3", "name": "cats", "parents": ["2"], "notations": ["59.3"]},
+    ]
+    rows[0]["translations"] = {"fi": {"name": "eläimet"}}
+    path = tmp_path / "labels.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_labels_shows_what_was_read(vocabulary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run_labels(capsys, vocabulary)
+    assert status == 0
+    assert (
+        out
+        == f"""\
+{vocabulary}: a JSON object a line
+  labels             3
+  alternative names  1 of 1 labels
+  descriptions       1
+  notations          1
+  with parents       2
+  hierarchy          3 levels, 1 at the top, 1 without narrower
+  languages          none 2, en 1, fi 1
+
+example 1
+  id               1
+  name             animals
+  other languages  eläimet (fi)
+  description      they move
+
+example 2
+  id                 2
+  name               cats
+  alternative names  felines
+  parents            1, 9
+
+example 3
+  id         3
+  name       cats
+  parents    2
+  notations  59.3
+
+warning: {vocabulary}: 1 names are those of several labels: 'cats' is that of 2, 3
+warning: {vocabulary}: 1 parents are not among the labels: 9
+"""
+    )
+
+
+def test_labels_at_a_terminal(
+    vocabulary: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    status, out, _ = run_labels(capsys, vocabulary)
+    assert status == 0
+    plain = re.sub(r"\x1b\[\d+m", "", out)
+    assert plain != out
+    assert max(map(len, plain.partition("warning")[0].splitlines())) <= 40
+    assert "hierarchy          3 levels, 1 at the\n" in re.sub(" +\n", "\n", plain)
+
+
+def test_labels_tells_all_errors_and_does_not_convert(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text('id,name\n1,a\n2\n3,"b"x\n4,\n1,c\n,d\n5,e\n')
+    status, out, err = run_labels(capsys, path, "--convert", tmp_path / "out.jsonl")
+    told = [line for line in out.splitlines() if line.startswith("error: ")]
+    assert [int(line.split(":")[2]) for line in told] == [3, 4, 5, 6, 7]
+    assert "the id '1' is that of line 2 too" in told[3]
+    assert "labels             2" in out
+    assert status == 3
+    assert "5 errors, shown above: mend them; nothing was converted" in err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_labels_that_hold_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "empty.txt"
+    path.write_text("")
+    status, _, err = run_labels(capsys, path)
+    assert (status, "holds no labels" in err) == (3, True)
+
+
+def test_cycles_of_parents_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parents = {"a": "b", "b": "c", "c": "a", "d": "d", "e": "a", "f": None}
+    path = tmp_path / "cycles.jsonl"
+    rows = ({"name": name, "parents": [up] if up else []} for name, up in parents.items())
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, out, _ = run_labels(capsys, path)
+    assert status == 0
+    assert "2 cycles of parents: a > b > c > a; d > d" in out
+    assert "4 levels, 1 at the top, 2 without narrower" in out
+
+
+def test_labels_in_a_format_and_language_converted(
+    vocabulary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = vocabulary.rename(tmp_path / "labels.data")
+    status, _, err = run_labels(capsys, odd)
+    assert (status, "choose it with --labels-format (txt, csv" in err) == (3, True)
+    options = ["--labels-format", "jsonl", "--language", "fi", "--convert", tmp_path / "out.tsv"]
+    status, out, _ = run_labels(capsys, odd, *options)
+    assert status == 0
+    written = (tmp_path / "out.tsv").read_text(encoding="utf-8")
+    assert written == "<1>\teläimet\n<2>\tcats\n<3>\tcats\t59.3\n"
+    assert "no place for 1 alternative names, 1 descriptions, 3 parents, 1 names in oth" in out
+
+
+def test_labels_of_a_program(
+    encoded: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_program(build_program(LABELS), tmp_path / "p")
+    status, out, _ = run_labels(capsys, tmp_path / "p")
+    assert (status, "labels             3\n" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--add", "a.txt", "--convert", "b.ttl"], "convert first"),
+        (["--output", "b.ttl"], "--convert OUT"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["labels", "p", *options])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_labels_needs_neither_torch_nor_dspy(vocabulary: Path) -> None:
+    code = (
+        "import sys; from irr.cli import main; status = main(sys.argv[1:])\n"
+        "assert not {'torch', 'dspy', 'numpy', 'rich'} & sys.modules.keys()\n"
+        "sys.exit(status)"
+    )
+    command = [sys.executable, "-c", code, "labels", str(vocabulary)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -157,7 +157,7 @@ def test_a_cell_may_be_longer_than_the_csv_module_allows(tmp_path: Path) -> None
         ),
         ("a.jsonl", '"a\\u0000"', 1, "NUL"),
         ("a.jsonl", "[" * 100_000, 1, "JSON that cannot be read"),
-        ("a.json", '["a"]', None, "it must end in .txt, .csv, .tsv, .jsonl"),
+        ("a.json", '["a"]', None, "choose it with --labels-format (txt, csv, tsv, jsonl, esco,"),
         ("a", "a", None, "cannot tell its format"),
     ],
 )
