@@ -5,14 +5,16 @@ In: a label set, the names of an encoder and of LMs, prompts, examples. Out: `In
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from irr.encoder import DEFAULT_ENCODER, load_encoder
-from irr.errors import ConfigurationError, DocumentError, InputError
+from irr.errors import ConfigurationError, DocumentError, InputError, IrrError, LMError
 from irr.index import open_index
 from irr.labels import LabelSet
 from irr.program import InferRetrieveRank
@@ -25,11 +27,29 @@ if TYPE_CHECKING:
 
     from irr.ledger import Ledger
 
-__all__ = ["LMChoice", "build_program", "open_program", "read_priors"]
+__all__ = [
+    "LMChoice",
+    "build_program",
+    "completed",
+    "open_program",
+    "read_priors",
+    "serving",
+]
 
 # Examples in a prompt cost tokens in every call; more than this is work for compile.
 MOST_EXAMPLES = 8
 _EXAMPLE_CHARS = 2_000
+
+
+_STAGES = ("infer", "rank")
+LMAddress: TypeAlias = tuple[str | None, str | None]  # name and API base
+
+
+class Served(NamedTuple):
+    """The LMs of a run, none of which is yet to be started."""
+
+    lms: LMChoice
+    teacher: LMAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +67,61 @@ class LMChoice:
     rank: str | None = None
     rank_api_base: str | None = None
     timeout: float = 120.0
-    in_flight: int = 32
+    in_flight: int = 512
     max_tokens: int = 1024
 
     def for_stage(self, stage: str) -> tuple[str, str | None]:
         """(name, API base) of a stage's LM."""
         own, base = getattr(self, stage), getattr(self, f"{stage}_api_base")
         return own or self.name or "none", base or self.api_base
+
+    @property
+    def none(self) -> bool:
+        """Whether neither stage has an LM."""
+        return all(self.for_stage(stage)[0] == "none" for stage in _STAGES)
+
+
+@contextlib.contextmanager
+def serving(choice: LMChoice, teacher: LMAddress = (None, None)) -> Iterator[Served]:
+    """Start a local vLLM for each ``vllm/MODEL`` of a run; gives the names and addresses to ask.
+
+    The servers live as long as the block.
+
+    Raises:
+        LMError, ConfigurationError: see `irr.vllm.start_vllm`.
+    """
+    asked = {stage: choice.for_stage(stage) for stage in _STAGES}
+    local = [name for name, _ in (*asked.values(), teacher) if name is not None and _is_local(name)]
+    if not local:
+        yield Served(choice, teacher)
+        return
+    for name, base in (*asked.values(), teacher):
+        if name in local and base:
+            raise ConfigurationError(
+                f"{name!r} is started on this machine: leave --api-base out, or name the model as "
+                "the server there does"
+            )
+    from irr.vllm import local_servers
+
+    with local_servers(local, progress=sys.stderr) as servers:
+        changes: dict[str, Any] = {}
+        for stage, (name, _) in asked.items():
+            if name in servers:
+                changes[stage] = servers[name].name
+                changes[f"{stage}_api_base"] = servers[name].url
+        if teacher[0] in servers:
+            teacher = (servers[teacher[0]].name, servers[teacher[0]].url)
+        try:
+            yield Served(replace(choice, **changes), teacher)
+        except IrrError as error:
+            for server in servers.values():
+                if reason := server.failure():
+                    raise LMError(reason, fatal=True) from error
+            raise
+
+
+def _is_local(name: str) -> bool:
+    return name.startswith("vllm/")
 
 
 def build_program(
@@ -90,7 +158,7 @@ def build_program(
         IrrError: a file, name or setting cannot be used; nothing was sent to any LM.
     """
     choice = LMChoice(lm) if isinstance(lm, str) else lm
-    if examples and all(choice.for_stage(stage)[0] == "none" for stage in ("infer", "rank")):
+    if examples and choice.none:
         raise ConfigurationError("--examples are shown to an LM: give one with --lm")
     wording = read_prompts(prompts)
     lms = _open(choice, ledger)
@@ -135,18 +203,29 @@ def open_program(
     Raises:
         IrrError: see `irr.directory.load_program`; or an LM's name or key cannot be used.
     """
-    from irr.directory import load_program, read_manifest
+    from irr.directory import load_program
 
-    choice = lm or LMChoice(None)
-    recorded = {stage: row["lm"] for stage, row in read_manifest(folder)["stages"].items()}
-    named = {
-        stage: getattr(choice, stage) or choice.name or recorded[stage] or "none"
-        for stage in ("infer", "rank")
-    }
-    lms = _open(replace(choice, infer=named["infer"], rank=named["rank"]), ledger)
+    choice = completed(lm or LMChoice(None), folder)
+    lms = _open(choice, ledger)
     program = load_program(folder, lms=lms, device=device, threads=threads)
     program.in_flight = choice.in_flight
     return program
+
+
+def completed(choice: LMChoice, folder: Path | str) -> LMChoice:
+    """The LMs of a program: those that `choice` leaves out are what it was compiled with.
+
+    Raises:
+        InputError: see `irr.directory.read_manifest`.
+    """
+    from irr.directory import read_manifest
+
+    recorded = {stage: row["lm"] for stage, row in read_manifest(folder)["stages"].items()}
+    named: dict[str, Any] = {
+        stage: getattr(choice, stage) or choice.name or recorded[stage] or "none"
+        for stage in _STAGES
+    }
+    return replace(choice, **named)
 
 
 def read_priors(path: Path | str, labels: LabelSet) -> list[float]:
@@ -189,7 +268,7 @@ def read_priors(path: Path | str, labels: LabelSet) -> list[float]:
 def _open(choice: LMChoice, ledger: Ledger | None) -> dict[str, dspy.LM | None]:
     """The LM of each stage. Stages with the same LM share its connections and their bound."""
     opened: dict[tuple[str, str | None], dspy.LM | None] = {}
-    for stage in ("infer", "rank"):
+    for stage in _STAGES:
         name, api_base = key = choice.for_stage(stage)
         if key in opened or name == "none":
             continue
@@ -206,7 +285,7 @@ def _open(choice: LMChoice, ledger: Ledger | None) -> dict[str, dspy.LM | None]:
             ledger=ledger,
             role=f"student of {stage}" if opened else "student",
         )
-    return {stage: opened.get(choice.for_stage(stage)) for stage in ("infer", "rank")}
+    return {stage: opened.get(choice.for_stage(stage)) for stage in _STAGES}
 
 
 def _gold(document: Document, labels: LabelSet) -> list[int]:

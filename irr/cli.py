@@ -28,7 +28,10 @@ COMMANDS = {
     "evaluate": ("irr.evaluate:main", "measure predictions on texts with known labels"),
     "show": ("irr.inspection:show", "print the card of a program"),
     "diff": ("irr.inspection:diff", "say how two programs differ"),
-    "labels": ("irr.inspection:labels", "add labels to a program without compiling again"),
+    "labels": ("irr.inspection:labels", "show, check or convert labels; add labels to a program"),
+    "index": ("irr.indexing:main", "embed a large label set ahead of its first use"),
+    "batch": ("irr.batch:main", "write requests for a batch API, and read its answers"),
+    "suggest": ("irr.suggest:main", "new labels that predictions ask for"),
 }
 INTERRUPTED = 130
 BUG = 70

@@ -37,7 +37,15 @@ from irr.types import Label
 if TYPE_CHECKING:
     import dspy
 
-__all__ = ["CARD", "check_directory", "is_program", "load_program", "read_manifest", "save_program"]
+__all__ = [
+    "CARD",
+    "check_directory",
+    "identity",
+    "is_program",
+    "load_program",
+    "read_manifest",
+    "save_program",
+]
 
 FORMAT = 1
 _HAND = "is not the file that was saved: the program was changed by hand; compile it again"
@@ -113,6 +121,40 @@ def _stages_of(program: InferRetrieveRank) -> _Stages:
 def _saved_stages(folder: Path) -> _Stages:
     demos = json.loads((folder / "demos.json").read_text(encoding="utf-8"))
     return read_manifest(folder)["stages"], demos
+
+
+def identity(program: InferRetrieveRank) -> dict[str, object]:
+    """Everything that decides what a program predicts, by name; long things as hashes.
+
+    Two programs with the same identity predict the same, as far as their LMs do.
+    """
+    retriever = program.retriever
+    rows, demos = _stages_of(program)
+    told: dict[str, object] = {
+        "labels": program.labels.content_hash[:_SHORT],
+        "encoder": retriever.encoder.fingerprint[:_SHORT],
+        "retrieval": asdict(retriever.settings),
+        "fusion": program.fusion,
+        "prompts": _short(
+            [[rows[stage][key] for key in ("fields", "instructions")] for stage in rows]
+        ),
+        "examples": _short(demos),
+    }
+    if retriever.priors is not None:
+        told["priors"] = _short(np.asarray(retriever.priors).tolist())
+    for stage, row in rows.items():
+        module = getattr(program, stage)
+        lm = None if module is None else module.predict.lm
+        settings = {} if lm is None else {key: lm.kwargs[key] for key in sorted(lm.kwargs)}
+        told[f"LM of {stage}"] = [row["lm"], settings, row["sizes"], row["nearest"]]
+    return told
+
+
+_SHORT = 16
+
+
+def _short(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:_SHORT]
 
 
 def is_program(folder: Path | str) -> bool:

@@ -15,23 +15,20 @@ if TYPE_CHECKING:
     from irr.ledger import Ledger
     from irr.program import InferRetrieveRank
 
-__all__ = ["add_program_options", "lms_from", "positive_float", "positive_int", "program_from"]
+__all__ = [
+    "add_program_options",
+    "lms_from",
+    "non_negative_int",
+    "positive_float",
+    "positive_int",
+    "program_from",
+    "share",
+]
 
 DEFAULT_WINDOW = 100
 DEFAULT_CANDIDATES = 100
 # With this strength the most frequent labels of ESCO gain a fifth: a nudge.
 DEFAULT_PRIOR_STRENGTH = 1.0
-_SETTLED = (
-    "labels",
-    "task",
-    "examples",
-    "candidates",
-    "window",
-    "fusion",
-    "priors",
-    "prior-strength",
-    "encoder",
-)
 
 
 def add_program_options(parser: argparse.ArgumentParser, *, examples: bool = True) -> None:
@@ -40,7 +37,16 @@ def add_program_options(parser: argparse.ArgumentParser, *, examples: bool = Tru
     what.add_argument(
         "--labels",
         metavar="FILE",
-        help="label set: txt, csv, tsv or jsonl, also .gz; or icd10cm (codes from a package)",
+        help="label set: txt, csv, tsv, jsonl, SKOS, ESCO, MeSH, ICD-10-CM or Annif files, also "
+        ".gz; or icd10cm (codes from a package)",
+    )
+    what.add_argument(
+        "--labels-format",
+        metavar="NAME",
+        help="what --labels is, where it is not to be recognised by its content",
+    )
+    what.add_argument(
+        "--language", metavar="TAG", help="language of the labels' names, such as en or de-CH"
     )
     what.add_argument("--program", metavar="DIR", help="what compile wrote, instead of --labels")
     what.add_argument(
@@ -65,7 +71,8 @@ def add_program_options(parser: argparse.ArgumentParser, *, examples: bool = Tru
     lms.add_argument(
         "--api-base",
         metavar="URL",
-        help="an OpenAI-compatible server, such as http://127.0.0.1:8000/v1",
+        help="an OpenAI-compatible server, such as http://127.0.0.1:8000/v1; several, separated "
+        "by commas, share the work",
     )
     for stage in ("infer", "rank"):
         lms.add_argument(
@@ -77,9 +84,9 @@ def add_program_options(parser: argparse.ArgumentParser, *, examples: bool = Tru
     lms.add_argument(
         "--in-flight",
         type=positive_int,
-        default=32,
+        default=512,
         metavar="N",
-        help="most LM requests at once (default: %(default)s)",
+        help="most LM requests at once; fewer where the server takes fewer (default: %(default)s)",
     )
     lms.add_argument(
         "--timeout",
@@ -146,15 +153,23 @@ def add_program_options(parser: argparse.ArgumentParser, *, examples: bool = Tru
 
 
 def program_from(
-    arguments: argparse.Namespace, *, depth: int = 1, ledger: Ledger | None = None
+    arguments: argparse.Namespace,
+    *,
+    lms: LMChoice | None = None,
+    depth: int = 1,
+    ledger: Ledger | None = None,
 ) -> InferRetrieveRank:
     """The program that the options of `add_program_options` describe.
 
-    `depth` is how many labels of a prediction will be looked at: there are as many candidates at
-    least.
+    Args:
+        lms: its LMs, where they are not simply what the options say.
+        depth: how many labels of a prediction will be looked at: there are as many candidates at
+            least.
+        ledger: keeps and counts the LMs' replies.
     """
     from irr.build import build_program, open_program
     from irr.documents import read_gold
+    from irr.labels import LabelSet
     from irr.retrieve import RetrieveSettings
     from irr.show import EmbeddingProgress
 
@@ -168,7 +183,7 @@ def program_from(
             f"--candidates {candidates} are fewer than the {depth} labels to look at: raise it"
         )
     where = {"device": arguments.device, "threads": arguments.threads}
-    lms = lms_from(arguments)
+    lms = lms or lms_from(arguments)
     if arguments.program:
         _refuse_what_a_program_settles(arguments)
         return open_program(arguments.program, lm=lms, ledger=ledger, **where)
@@ -180,7 +195,7 @@ def program_from(
         else 0.0,
     )
     return build_program(
-        arguments.labels,
+        LabelSet.read(arguments.labels, arguments.labels_format, language=arguments.language),
         lm=lms,
         encoder=arguments.encoder,
         prompts=arguments.task or "generic",
@@ -216,6 +231,8 @@ def _refuse_what_a_program_settles(arguments: argparse.Namespace) -> None:
     settled = (
         "prior_strength",
         "labels",
+        "labels_format",
+        "language",
         "task",
         "examples",
         "candidates",
@@ -235,6 +252,19 @@ def positive_int(text: str) -> int:
     value = int(text) if text.strip().isdecimal() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def non_negative_int(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def share(text: str) -> float:
+    value = non_negative_float(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share between 0 and 1")
     return value
 
 

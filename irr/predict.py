@@ -1,7 +1,8 @@
 """The command `predict`: documents → predictions.
 
 In: texts on the command line, a file, a folder or standard input. Out: a table for a person at a
-terminal, JSON lines for anybody else; one row for each document, in order.
+terminal, JSON lines for anybody else; one row for each document, in order. What a run does about
+interrupts, failures and limits is in `irr.runs`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,29 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from irr.cli import SOME_FAILED, Parser, run_command
 from irr.errors import ConfigurationError
-from irr.options import add_program_options, positive_int
+from irr.options import (
+    add_program_options,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    share,
+)
+
+if TYPE_CHECKING:
+    from irr.build import LMChoice
+    from irr.journal import Journal
+    from irr.ledger import Ledger
+    from irr.pipeline import Stop
+    from irr.program import InferRetrieveRank
+    from irr.runs import RunSettings
+    from irr.types import Document
 
 __all__ = ["main"]
 
@@ -70,36 +88,218 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--trace", action="store_true", help="show what each stage did with each text"
     )
+    _add_run_options(parser)
     add_program_options(parser)
     return parser
 
 
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    runs = parser.add_argument_group("long runs (with --output, the same command continues)")
+    runs.add_argument(
+        "--retry-failed", action="store_true", help="predict again the rows that failed"
+    )
+    runs.add_argument(
+        "--restart", action="store_true", help="begin anew where --output is there already"
+    )
+    runs.add_argument(
+        "--resume-changed",
+        action="store_true",
+        help="continue although labels, prompts, LM or input have changed since",
+    )
+    runs.add_argument(
+        "--max-error-rate",
+        type=share,
+        default=0.01,
+        metavar="SHARE",
+        help="end the run when more rows fail (default: %(default)s)",
+    )
+    runs.add_argument("--max-calls", type=positive_int, metavar="N", help="stop after N LM calls")
+    runs.add_argument(
+        "--max-cost", type=positive_float, metavar="DOLLARS", help="stop at this cost"
+    )
+    runs.add_argument(
+        "--prices",
+        metavar="FILE",
+        help='JSON: {"MODEL": {"input": 0.15, "output": 0.6}}, dollars for a million tokens; '
+        "without it, the list prices of known models",
+    )
+    runs.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="estimate calls, tokens, cost and time from a sample, and write nothing",
+    )
+    runs.add_argument(
+        "--sample",
+        type=non_negative_int,
+        default=20,
+        metavar="N",
+        help="documents that --dry-run asks the LM about (default: %(default)s; 0 asks nothing); "
+        "their replies are kept, and the run does not pay for them again",
+    )
+    runs.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray runs on a Ray cluster (irr[ray])",
+    )
+    runs.add_argument("--workers", type=positive_int, metavar="N", help="processes of --engine ray")
+
+
 def _predict(arguments: argparse.Namespace) -> int:
-    from irr.documents import documents_from_texts, read_documents
+    from irr.build import serving
+    from irr.options import lms_from
+
+    _refuse_to_overwrite(arguments)
+    with serving(lms_from(arguments)) as (lms, _):
+        if arguments.engine == "ray":
+            return _on_ray(arguments, lms)
+        if arguments.dry_run:
+            return _dry_run(arguments, lms)
+        if _journaled(arguments):
+            return _into_file(arguments, lms)
+        return _onto_stream(arguments, lms)
+
+
+def _into_file(arguments: argparse.Namespace, lms: LMChoice) -> int:
     from irr.options import program_from
+    from irr.runs import open_journal, remove_replies, run_to_file
+    from irr.show import RunProgress
+
+    ledger = _ledger(arguments, lms, whole=True)
+    with contextlib.closing(ledger) if ledger else contextlib.nullcontext():
+        program = program_from(arguments, lms=lms, depth=arguments.top_k, ledger=ledger)
+        settings = _settings(arguments)
+        with open_journal(program, arguments.output, settings) as journal:
+            if journal.finished:
+                sys.stderr.write(f"irr: {arguments.output} is finished: {_kept(journal)}\n")
+            else:
+                if journal.rows:
+                    sys.stderr.write(f"irr: going on after {_kept(journal)}\n")
+                with (
+                    RunProgress(before=journal.rows, ledger=ledger) as progress,
+                    _stoppable(program) as stop,
+                ):
+                    documents = _documents(arguments)
+                    run_to_file(program, documents, journal, settings, add=progress.add, stop=stop)
+        failed = journal.failed
+    if ledger and not failed:
+        remove_replies(arguments.output)
+    return SOME_FAILED if failed else 0
+
+
+def _kept(journal: Journal) -> str:
+    failed = f", {journal.failed:,} of them failed" if journal.failed else ""
+    return f"{journal.rows:,} rows{failed}"
+
+
+def _onto_stream(arguments: argparse.Namespace, lms: LMChoice) -> int:
+    from irr.options import program_from
+    from irr.runs import run_to_stream
     from irr.show import ResultTable, RunProgress
     from irr.writer import PredictionWriter
 
-    documents = (
-        documents_from_texts(map(_as_typed, arguments.texts))
-        if arguments.texts
-        else read_documents(arguments.input)
-    )
-    _refuse_to_overwrite(arguments)
-    program = program_from(arguments, depth=arguments.top_k)
-    progress = RunProgress(shown=bool(arguments.input))
+    documents = _documents(arguments)
+    ledger = _ledger(arguments, lms, whole=False)
+    program = program_from(arguments, lms=lms, depth=arguments.top_k, ledger=ledger)
+    progress = RunProgress(shown=bool(arguments.input), ledger=ledger)
     output: ResultTable | PredictionWriter
     if _for_a_person(arguments):
         output = ResultTable(sys.stdout)
         documents = output.titled(documents)
     else:
         output = PredictionWriter(arguments.output or "-")
-    predictions = program.predict_many(documents, top_k=arguments.top_k, trace=arguments.trace)
-    with output as writer, progress, contextlib.closing(predictions):
-        for prediction in predictions:
-            writer.write(prediction)
-            progress.add(prediction)
+    with output as writer, progress, _stoppable(program) as stop:
+        run_to_stream(
+            program, documents, writer.write, _settings(arguments), add=progress.add, stop=stop
+        )
     return SOME_FAILED if progress.failed else 0
+
+
+def _dry_run(arguments: argparse.Namespace, lms: LMChoice) -> int:
+    from irr.dryrun import estimate_run, print_estimate
+    from irr.options import program_from
+    from irr.runs import replies_of
+
+    started = time.monotonic()
+    kept = _journaled(arguments)
+    ledger = _ledger(arguments, lms, whole=kept)
+    with contextlib.closing(ledger) if ledger else contextlib.nullcontext():
+        program = program_from(arguments, lms=lms, depth=arguments.top_k, ledger=ledger)
+        estimate = estimate_run(
+            _documents(arguments),
+            program,
+            sample=arguments.sample,
+            ledger=ledger,
+            top_k=arguments.top_k,
+            start_seconds=time.monotonic() - started,
+        )
+    print_estimate(estimate, sys.stdout)
+    if estimate.sampled and estimate.calls.value:
+        where = f"kept in {replies_of(arguments.output)}" if kept else "not kept without --output"
+        sys.stdout.write(f"the replies to the sample are {where}\n")
+    return 0
+
+
+def _on_ray(arguments: argparse.Namespace, lms: LMChoice) -> int:
+    raise NotImplementedError
+
+
+def _documents(arguments: argparse.Namespace) -> Iterator[Document]:
+    from irr.documents import documents_from_texts, read_documents
+
+    if arguments.texts:
+        return documents_from_texts(map(_as_typed, arguments.texts))
+    return read_documents(arguments.input)
+
+
+def _settings(arguments: argparse.Namespace) -> RunSettings:
+    from irr.runs import RunSettings
+
+    return RunSettings(
+        top_k=arguments.top_k,
+        trace=arguments.trace,
+        max_error_rate=arguments.max_error_rate,
+        restart=arguments.restart,
+        resume_changed=arguments.resume_changed,
+        retry_failed=arguments.retry_failed,
+    )
+
+
+def _ledger(arguments: argparse.Namespace, lms: LMChoice, *, whole: bool) -> Ledger | None:
+    """Where LM replies are kept: beside the output, so that nothing is paid for twice."""
+    if lms.none and not arguments.program:
+        return None
+    from irr.build import completed
+    from irr.ledger import Budget, Ledger
+    from irr.prices import known_prices
+    from irr.runs import replies_of
+
+    if arguments.program:
+        lms = completed(lms, arguments.program)
+    named = [lms.for_stage(stage) for stage in ("infer", "rank")]
+    return Ledger(
+        replies_of(arguments.output) if whole else None,
+        budget=Budget(arguments.max_calls, arguments.max_cost, whole=whole),
+        prices=known_prices(named, prices_file=arguments.prices),
+        keep=whole,
+    )
+
+
+def _stoppable(program: InferRetrieveRank) -> contextlib.AbstractContextManager[Stop | None]:
+    """With LM calls in flight a first Ctrl-C waits for them: they are paid for."""
+    if program.infer is None and program.rank is None:
+        return contextlib.nullcontext()
+    from irr.runs import stopping_on_signals
+
+    return stopping_on_signals()
+
+
+def _journaled(arguments: argparse.Namespace) -> bool:
+    if arguments.output is None:
+        return False
+    from irr.journal import is_journaled
+
+    return is_journaled(arguments.output)
 
 
 def _as_typed(text: str) -> str:

@@ -8,17 +8,17 @@ retrieval stays. Without LMs neither DSPy nor asyncio is imported.
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from irr.chunks import join_passages, split_text
 from irr.errors import ConfigurationError, LMError
 from irr.labels import LabelSet
 from irr.phrases import phrases
+from irr.pipeline import Gathering, Stop, predict_ahead, predict_blocks
 from irr.prompts import Prompts, read_prompts
-from irr.readahead import ReadAhead
 from irr.retrieve import Retriever
 from irr.types import Candidate, Document, Prediction, ScoredLabel, Usage
 
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["InferRetrieveRank"]
 
-# Documents retrieved together where no LM is waited for: enough to fill the encoder's batches.
-BLOCK = 64
-# Documents begun before the oldest is finished, for each LM request that may be in flight.
-AHEAD = 4
 # Rank's text: longer ones are shown as the passages nearest to the candidates.
 RANK_TEXT_CHARS = 6_000
 _PASSAGE_CHARS = 400
@@ -88,6 +84,9 @@ class InferRetrieveRank:
         self.rank = rank
         self.fusion = fusion
         self.in_flight = in_flight
+        self._gatherings: WeakKeyDictionary[asyncio.AbstractEventLoop, Gathering] = (
+            WeakKeyDictionary()
+        )
 
     def variant(self, **changes: Any) -> InferRetrieveRank:
         """This program with other stages or settings: any of the constructor's arguments."""
@@ -108,7 +107,12 @@ class InferRetrieveRank:
         return prediction
 
     def predict_many(
-        self, documents: Iterable[Document], *, top_k: int = 10, trace: bool = False
+        self,
+        documents: Iterable[Document],
+        *,
+        top_k: int = 10,
+        trace: bool = False,
+        stop: Stop | None = None,
     ) -> Generator[Prediction]:
         """Tag documents, which are read as they are needed. One prediction a document, in order.
 
@@ -119,19 +123,37 @@ class InferRetrieveRank:
             documents: any number of them.
             top_k: labels a prediction holds at most.
             trace: put what each stage did into the predictions.
+            stop: to end the run early; rows of documents that were begun still come, those that
+                the stop kept from being finished with `unfinished`.
 
         Raises:
             LMError: with `fatal`, when no request can succeed (wrong key, unknown model); after
-                the predictions of the documents that were begun.
+                the predictions of the documents that were begun, some of them `unfinished`.
             IrrError: whatever reading the documents raises, after the predictions of all
                 documents before it.
         """
         if top_k < 1:
             raise ConfigurationError(f"top_k is at least 1, not {top_k}")
+        stop = stop or Stop()
         if self.infer is None and self.rank is None:
-            yield from self._retrieve_blocks(documents, top_k, trace)
-        else:
-            yield from self._run_ahead(documents, top_k, trace)
+            yield from predict_blocks(
+                documents, lambda block: self._retrieve_block(block, top_k, trace), stop
+            )
+            return
+
+        async def begin(number: int, document: Document, fatal: list[LMError]) -> Prediction:
+            return await self.apredict(
+                document, top_k=top_k, trace=trace, number=number, fatal=fatal
+            )
+
+        yield from predict_ahead(
+            documents,
+            begin,
+            in_flight=self.in_flight,
+            stop=stop,
+            hold=self._hold,
+            close=self.aclose,
+        )
 
     async def apredict(
         self,
@@ -139,30 +161,33 @@ class InferRetrieveRank:
         *,
         top_k: int = 10,
         trace: bool = False,
+        number: int = 0,
         fatal: list[LMError] | None = None,
     ) -> Prediction:
         """Tag one document within a running event loop.
 
-        A fatal error is raised, or where there is a list for it, put there, and the prediction
-        has status "error".
+        Args:
+            number: where requests wait for their turn, those of the lowest number go first.
+            fatal: takes a fatal error, and the prediction is `unfinished`; without a list the
+                error is raised.
         """
-        from irr.lm import count_usage, quiet_dspy
+        from irr.lm import count_usage, order
 
         if not document.text.strip():
             return _blank(document)
-        with count_usage() as usage, quiet_dspy():
+        order.set(number)
+        with count_usage() as usage:
             try:
                 stages = await self._stages(document.text)
             except ValueError as error:  # Half a surrogate pair: no server can be sent it.
-                failure = (type(error).__name__, str(error))
-                return Prediction(document.id, "error", usage=usage.total, error=failure)
+                return _failed(document, error, usage.total)
             except LMError as error:
-                if error.fatal and fatal is None:
+                if not error.fatal:
+                    return _failed(document, error, usage.total)
+                if fatal is None:
                     raise
-                if error.fatal and fatal is not None:
-                    fatal.append(error)
-                failure = (type(error).__name__, str(error))
-                return Prediction(document.id, "error", usage=usage.total, error=failure)
+                fatal.append(error)
+                return replace(_failed(document, error, usage.total), unfinished=True)
             return self._prediction(document, stages, usage.total, top_k, trace)
 
     async def _stages(self, text: str) -> _Stages:
@@ -171,21 +196,23 @@ class InferRetrieveRank:
         order, picks, more_notes = await self._rank(text, candidates)
         return _Stages(candidates, order, picks, guesses, [*notes, *more_notes])
 
-    async def _infer(self, text: str) -> tuple[list[str], list[str]]:
+    async def _infer(self, text: str) -> tuple[Sequence[str], Sequence[str]]:
         if self.infer is None:
             return [], []
-        reply = await self.infer.acall(text=text)
-        return reply.guesses, reply.notes
+        return await self.infer.ask(text)
 
     async def _retrieve(self, text: str, guesses: Sequence[str]) -> list[Candidate]:
         import asyncio
 
-        # In a thread: other documents' LM calls go on while this one's queries are embedded.
-        return await asyncio.to_thread(self.find, text, guesses)
+        loop = asyncio.get_running_loop()
+        gathering = self._gatherings.get(loop)
+        if gathering is None:
+            gathering = self._gatherings[loop] = Gathering(self.find_many)
+        return await gathering.find(text, guesses)
 
     async def _rank(
         self, text: str, candidates: Sequence[Candidate]
-    ) -> tuple[list[int], list[int] | None, list[str]]:
+    ) -> tuple[Sequence[int], Sequence[int] | None, Sequence[str]]:
         if self.rank is None:
             return list(range(len(candidates))), None, []
         import asyncio
@@ -193,14 +220,22 @@ class InferRetrieveRank:
         from irr.rank import fuse
 
         positions = [candidate.position for candidate in candidates]
-        shown = await asyncio.to_thread(self.passages, text, positions)
+        shown = text
+        if len(text) > RANK_TEXT_CHARS:
+            shown = await asyncio.to_thread(self.passages, text, positions)
         labels = [self.labels[position] for position in positions]
-        reply = await self.rank.acall(text=shown, candidates=labels)
-        return fuse(reply.order, self.fusion), reply.order[: reply.picked], reply.notes
+        order, picked, notes = await self.rank.ask(shown, labels)
+        return fuse(order, self.fusion), order[:picked], notes
 
     def find(self, text: str, guesses: Sequence[str] = ()) -> list[Candidate]:
         """Retrieve alone: the candidates for a text and guesses, best first."""
         return self.retriever.retrieve(phrases(text), guesses)
+
+    def find_many(self, documents: Sequence[tuple[str, Sequence[str]]]) -> list[list[Candidate]]:
+        """Do `find` for each (text, guesses), their queries embedded together."""
+        return self.retriever.retrieve_many(
+            [(phrases(text), guesses) for text, guesses in documents]
+        )
 
     def passages(self, text: str, positions: Sequence[int]) -> str:
         """What Rank sees of a text: all of it, or of a long one what is nearest to the labels.
@@ -215,22 +250,11 @@ class InferRetrieveRank:
         names = encode([self.labels[position].name for position in first])
         return join_passages(passages, names @ encode(passages).T, RANK_TEXT_CHARS)
 
-    def _retrieve_blocks(
-        self, documents: Iterable[Document], top_k: int, trace: bool
-    ) -> Iterator[Prediction]:
-        reader = ReadAhead(documents, 2 * BLOCK)
-        try:
-            while block := reader.take(BLOCK, wait=True):
-                yield from self._retrieve_block(block, top_k, trace)
-        finally:
-            reader.close()
-        reader.raise_failure()
-
     def _retrieve_block(
         self, block: Sequence[Document], top_k: int, trace: bool
     ) -> Iterator[Prediction]:
-        texts = [phrases(document.text) for document in block if document.text.strip()]
-        found = iter(self.retriever.retrieve_many([(text, ()) for text in texts]))
+        texts = [document.text for document in block if document.text.strip()]
+        found = iter(self.find_many([(text, ()) for text in texts]))
         for document in block:
             if document.text.strip():
                 candidates = next(found)
@@ -239,58 +263,11 @@ class InferRetrieveRank:
             else:
                 yield _blank(document)
 
-    def _run_ahead(
-        self, documents: Iterable[Document], top_k: int, trace: bool
-    ) -> Iterator[Prediction]:
-        import asyncio
-
-        _refuse_running_loop()
-        with asyncio.Runner() as runner:
-            loop = runner.get_loop()
-            changed = asyncio.Event()
-            most = AHEAD * self.in_flight
-            reader = ReadAhead(
-                documents, most, on_change=lambda: loop.call_soon_threadsafe(changed.set)
-            )
-            running: deque[asyncio.Task[Prediction]] = deque()
-            fatal: list[LMError] = []
-
-            async def oldest() -> Prediction | None:
-                """The prediction for the oldest document, more being begun while it is awaited."""
-                while True:
-                    changed.clear()
-                    # After a fatal error what was begun is finished: some of it is paid for.
-                    for document in reader.take(0 if fatal else most - len(running)):
-                        task = self.apredict(document, top_k=top_k, trace=trace, fatal=fatal)
-                        running.append(loop.create_task(task))
-                    if running and running[0].done():
-                        return running.popleft().result()
-                    if not running and (fatal or reader.ended):
-                        return None
-                    news = asyncio.ensure_future(changed.wait())
-                    waited = [news, *([running[0]] if running else [])]
-                    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-                    news.cancel()
-
-            try:
-                while (prediction := runner.run(oldest())) is not None:
-                    yield prediction
-            finally:
-                reader.close()
-                runner.run(self._drop(running))
-            if fatal:
-                raise fatal[0]
-            reader.raise_failure()
-
-    async def _drop(self, running: Iterable[Any]) -> None:
-        """Cancel what runs and close the connections."""
-        import asyncio
-
-        tasks = list(running)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self.aclose()
+    def _hold(self) -> None:
+        """Send no further request."""
+        for stage in (self.infer, self.rank):
+            if stage is not None:
+                stage.predict.lm.engine.hold()
 
     async def aclose(self) -> None:
         """Close the connections that the LMs have in the running event loop."""
@@ -336,15 +313,9 @@ class InferRetrieveRank:
         return trace
 
 
-def _refuse_running_loop() -> None:
-    import asyncio
-
-    with contextlib.suppress(RuntimeError):
-        asyncio.get_running_loop()
-        raise ConfigurationError(
-            "an event loop runs already, as in a notebook: write 'await program.apredict("
-            "irr.Document(id, text))' there"
-        )
+def _failed(document: Document, error: Exception, usage: Usage) -> Prediction:
+    failure = (type(error).__name__, str(error))
+    return Prediction(document.id, "error", usage=usage, error=failure)
 
 
 def _blank(document: Document) -> Prediction:

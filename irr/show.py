@@ -14,6 +14,8 @@ from irr.types import Document, Prediction, ScoredLabel
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from irr.ledger import Ledger
+
 __all__ = ["EmbeddingProgress", "ResultTable", "RunProgress", "print_table"]
 
 _REFRESH_SECONDS = 0.1
@@ -137,13 +139,27 @@ class EmbeddingProgress:
 class RunProgress:
     """Counts the rows of a run; shows how it goes on standard error, and one line at its end.
 
-    A context manager around the run. With `shown=False` it only counts.
+    A context manager around the run.
+
+    Args:
+        shown: False only counts.
+        before: rows that earlier runs of the same command have finished.
+        ledger: tells what the run has cost in all.
     """
 
-    def __init__(self, *, shown: bool, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        shown: bool = True,
+        before: int = 0,
+        ledger: Ledger | None = None,
+        stream: TextIO | None = None,
+    ) -> None:
         self.documents = 0
         self.failed = 0
-        self.calls = 0
+        self._before = before
+        self._ledger = ledger
+        self._calls = 0
         self._stream = stream or sys.stderr
         self._shown = shown
         self._started = time.monotonic()
@@ -156,7 +172,7 @@ class RunProgress:
         """Count one row that was written."""
         self.documents += 1
         self.failed += prediction.status != "ok"
-        self.calls += prediction.usage.calls
+        self._calls += prediction.usage.calls
         now = time.monotonic()
         if self._shown and self._stream.isatty() and now - self._last >= _REFRESH_SECONDS:
             self._last = now
@@ -175,6 +191,22 @@ class RunProgress:
 
     def _line(self) -> str:
         seconds = max(time.monotonic() - self._started, 1e-9)
-        parts = [f"{self.documents:,} documents", f"{self.failed:,} failed"]
-        parts += [f"{self.calls:,} LM calls"] if self.calls else []
+        documents = f"{self._before + self.documents:,} documents"
+        if self._before:
+            documents += f" ({self.documents:,} of them now)"
+        parts = [documents, f"{self.failed:,} failed", *self._spent()]
         return f"irr: {', '.join(parts)}, {seconds:,.1f} s ({self.documents / seconds:,.1f}/s)"
+
+    def _spent(self) -> list[str]:
+        if self._ledger is None:
+            return [f"{self._calls:,} LM calls"] if self._calls else []
+        totals = self._ledger.totals().values()
+        calls = sum(counts.calls for counts in totals)
+        told = [f"{calls:,} LM calls"] if calls else []
+        tokens = [sum(c.input_tokens for c in totals), sum(c.output_tokens for c in totals)]
+        if any(tokens):
+            told.append(f"{tokens[0]:,} tokens in, {tokens[1]:,} out")
+        costs = [counts.cost for counts in totals if counts.calls]
+        if any(costs) and None not in costs:
+            told.append(f"${sum(cost or 0.0 for cost in costs):,.4f}")
+        return told

@@ -6,15 +6,12 @@ which may lie in an environment of its own. Looks at forms, counts and errors, n
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import os
 import random
 import re
+import shlex
 import shutil
-import signal
-import socket
 import string
 import subprocess
 import sys
@@ -30,7 +27,9 @@ import pytest
 from compile_world import LABELS, NAMES, documents
 from tiny_model import make_tiny_model
 
+from irr.errors import LMError
 from irr.prompts import read_prompts
+from irr.vllm import prefix_cache_hits, start_vllm
 
 VLLM = shutil.which(os.environ.get("IRR_VLLM", ""))
 pytestmark = [
@@ -41,12 +40,9 @@ pytestmark = [
 ROOT = Path(__file__).parents[1]
 MODEL = "tiny"
 CONTEXT = 4_096
-START_SECONDS = 240
 FLAGS = [
     *("--served-model-name", MODEL, "--dtype", "bfloat16", "--enforce-eager"),
     *("--max-model-len", str(CONTEXT)),
-    "--structured-outputs-config",
-    '{"backend":"xgrammar","disable_any_whitespace":true}',
 ]
 REPLIES = "vllm:request_success_total"
 PROMPT_TOKENS = "vllm:prompt_tokens_total"
@@ -86,73 +82,55 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """vLLM on a free port of this machine, ended after the last test."""
-    folder = tmp_path_factory.mktemp("vllm")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prompts = read_prompts()
     texts = [*NAMES, prompts.infer.instructions, prompts.rank.instructions]
-    model = make_tiny_model(folder / "model", texts)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CACHE_ROOT": str(folder / "cache"),
-    }
-    command = [str(VLLM), "serve", str(model), "--host", "127.0.0.1", "--port", str(port), *FLAGS]
+    return make_tiny_model(tmp_path_factory.mktemp("model"), texts)
+
+
+@pytest.fixture(scope="module")
+def _settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this machine's vLLM needs to be told; nothing is downloaded or reported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+        patch.setenv("VLLM_CACHE_ROOT", str(tmp_path_factory.mktemp("vllm")))
+        patch.setenv("IRR_VLLM_ARGS", shlex.join(FLAGS))
+        yield
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, _settings: None) -> Iterator[Server]:
+    """Our own way to start vLLM; ended after the last test, without anything left of it."""
     begun = time.monotonic()
-    log = folder / "log"
-    with (
-        log.open("wb") as sink,
-        subprocess.Popen(
-            command,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            cwd=folder,
-            start_new_session=True,
-            preexec_fn=_end_with_parent,
-        ) as process,
-    ):
-        try:
-            running = Server(f"http://127.0.0.1:{port}")
-            _wait_until_healthy(running, process, log)
-            say(f"vLLM was ready after {time.monotonic() - begun:.0f} s")
-            yield running
-        finally:
-            _end(process)
+    with start_vllm(str(model), progress=sys.stdout) as running:
+        say(f"vLLM was ready after {time.monotonic() - begun:.0f} s")
+        assert running.model == MODEL
+        group = group_of(f"--port {running.port} ")
+        say("its processes: " + "; ".join(line[:40] for line in members(group)))
+        yield Server(running.url.removesuffix("/v1"))
+        begun = time.monotonic()
+    say(f"vLLM had ended after {time.monotonic() - begun:.1f} s")
+    assert members(group) == []
+    assert not running.log.exists()
 
 
-def _end_with_parent() -> None:
-    """Have the kernel end the server where this process dies without a chance to (Linux)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+def group_of(mark: str) -> str:
+    """The process group of the vLLM that has `mark` in its command line."""
+    (row,) = (row for row in processes() if mark in row[1] and "guard.py" not in row[1])
+    return row[0]
 
 
-def _wait_until_healthy(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        with (
-            contextlib.suppress(OSError),
-            urllib.request.urlopen(f"{server.address}/health", timeout=5),
-        ):
-            return
-        time.sleep(0.5)
-    said = log.read_text(errors="replace")[-3_000:]
-    what = "took too long to start" if process.poll() is None else f"ended ({process.returncode})"
-    raise RuntimeError(f"vLLM {what}:\n{said}")
+def members(group: str) -> list[str]:
+    """The commands of the processes of a group."""
+    return [command for own, command in processes() if own == group]
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the server, SIGKILL to what is left of its process group."""
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(30)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+def processes() -> list[tuple[str, str]]:
+    """(process group, command) of every process of this machine."""
+    columns = ["ps", "-axwwo", "pgid=,command="]
+    told = subprocess.run(columns, capture_output=True, text=True).stdout.splitlines()
+    return [(group, command) for group, _, command in (x.strip().partition(" ") for x in told)]
 
 
 def say(line: str) -> None:
@@ -326,17 +304,41 @@ def test_a_model_that_the_server_does_not_have_is_one_line(
 def test_the_prompts_of_many_documents_share_their_beginning(
     server: Server, labels: Path, texts: Path
 ) -> None:
-    before = server.metrics()
+    before, hits_before = server.metrics(), prefix_cache_hits(server.url)
     done = irr("predict", "--input", texts, "--labels", labels, *ask(server))
     assert done.returncode == 0, done.stderr
     gained = server.since(before, calls_of(read(done.stdout)))
     assert gained[LOOKED_UP] > 0
     assert gained[FOUND] > 0
     total = server.metrics()
+    hits = prefix_cache_hits(server.url)
+    assert hits == (total[FOUND], total[LOOKED_UP])
+    assert hits[0] - hits_before[0] == gained[FOUND]
     say(
         f"prefix cache: {gained[FOUND]} of {gained[LOOKED_UP]} tokens now, "
         f"{total[FOUND]} of {total[LOOKED_UP]} since the start"
     )
+
+
+def test_a_question_that_is_asked_again_is_found_in_the_prefix_cache(server: Server) -> None:
+    asked = " and to ".join([*NAMES, *NAMES])
+    body = {"model": MODEL, "messages": [{"role": "user", "content": asked}], "max_tokens": 1}
+    counts = [prefix_cache_hits(server.url)]
+    for _ in range(2):
+        before = server.metrics()
+        request = urllib.request.Request(
+            f"{server.url}/chat/completions",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            tokens = json.load(reply)["usage"]["prompt_tokens"]
+        server.since(before, 1)
+        counts.append(prefix_cache_hits(server.url))
+    (_, start), (hits, once), (hits_again, twice) = counts
+    say(f"a prompt of {tokens} tokens: {hits_again - hits} found when it was asked again")
+    assert once - start == twice - once == tokens
+    assert 0 < hits_again - hits < tokens
 
 
 def test_texts_longer_than_the_context_are_read_in_parts(
@@ -408,3 +410,20 @@ def test_a_prompt_that_leaves_no_room_for_the_reply_is_shortened(
     notes = Counter(notes_of(read(done.stdout)))
     say(f"{len(rows)} documents: {dict(notes)}")
     assert not [note for note in notes if "cut off" in note]
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "told"),
+    [
+        ("irr-tests/none", [], "the Hugging Face hub cannot be reached"),
+        (None, ["--max-model-len", "99999"], "lower it in IRR_VLLM_ARGS"),
+        (None, ["--no-such-flag"], "unrecognized arguments: --no-such-flag: mend IRR_VLLM_ARGS"),
+    ],
+)
+def test_a_start_that_fails_is_told_in_words_that_this_vllm_uses(
+    model: Path, _settings: None, name: str | None, flags: list[str], told: str
+) -> None:
+    with pytest.raises(LMError) as caught:
+        start_vllm(name or str(model), args=flags)
+    say(str(caught.value))
+    assert told in str(caught.value)

@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from irr.cli import INTERRUPTED, Parser, run_command
 from irr.errors import ConfigurationError, DocumentError
-from irr.options import add_program_options, positive_float, positive_int, program_from
+from irr.options import (
+    add_program_options,
+    lms_from,
+    positive_float,
+    positive_int,
+    program_from,
+)
 
 if TYPE_CHECKING:
+    from irr.build import LMChoice
     from irr.compile.compiler import Compilation
     from irr.compile.examples import Split
     from irr.compile.settings import CompileSettings
@@ -99,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compile(arguments: argparse.Namespace) -> int:
-    from irr.compile.search import check_optimizer
+    from irr.build import serving
     from irr.compile.settings import CompileSettings
     from irr.directory import check_directory
 
@@ -122,10 +129,21 @@ def _compile(arguments: argparse.Namespace) -> int:
         raise ConfigurationError("--teacher makes demonstrations for an LM: name it with --lm")
     # DSPy reports rows that fail with their texts; ours is the report.
     logging.getLogger("dspy").setLevel(logging.CRITICAL)
-    ledger = _ledger(arguments)
+    asked = (arguments.teacher, arguments.teacher_api_base)
+    with serving(lms_from(arguments), asked) as (lms, (name, base)):
+        arguments.teacher, arguments.teacher_api_base = name, base
+        return _compile_with(arguments, lms, settings, from_train)
+
+
+def _compile_with(
+    arguments: argparse.Namespace, lms: LMChoice, settings: CompileSettings, from_train: bool
+) -> int:
+    from irr.compile.search import check_optimizer
+
+    ledger = _ledger(arguments, lms)
     try:
         teacher = _teacher(arguments, ledger)
-        program = program_from(arguments, ledger=ledger)
+        program = program_from(arguments, lms=lms, ledger=ledger)
         if program.infer is not None or program.rank is not None:
             check_optimizer(settings.optimizer)
         split, sources = _split(arguments, program, settings)
@@ -187,11 +205,18 @@ def _say(line: str) -> None:
     sys.stderr.flush()
 
 
-def _ledger(arguments: argparse.Namespace) -> Ledger:
-    from irr.ledger import Budget, Ledger, read_prices
+def _ledger(arguments: argparse.Namespace, lms: LMChoice) -> Ledger:
+    from irr.build import completed
+    from irr.ledger import Budget, Ledger
+    from irr.prices import known_prices
 
     budget = Budget(arguments.max_calls, arguments.max_cost, arguments.max_minutes)
-    prices = read_prices(arguments.prices) if arguments.prices else {}
+    if arguments.program:
+        lms = completed(lms, arguments.program)
+    named = [lms.for_stage(stage) for stage in ("infer", "rank")]
+    if arguments.teacher:
+        named.append((arguments.teacher, arguments.teacher_api_base or arguments.api_base))
+    prices = known_prices(named, prices_file=arguments.prices)
     if arguments.dry_run:
         return Ledger(budget=budget, prices=prices)
     output = Path(arguments.output)

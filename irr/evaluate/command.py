@@ -17,6 +17,7 @@ from irr.errors import ConfigurationError, OutputError
 from irr.options import add_program_options
 
 if TYPE_CHECKING:
+    from irr.build import LMChoice
     from irr.evaluate.predictions import Predicted
     from irr.evaluate.scoring import Evaluation, Gold, GuessedBy
     from irr.labels import LabelSet
@@ -122,6 +123,14 @@ def _no_such_task(name: str) -> str:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from irr.build import serving
+    from irr.options import lms_from
+
+    with serving(lms_from(arguments)) as (lms, _):
+        return _evaluate_with(arguments, lms)
+
+
+def _evaluate_with(arguments: argparse.Namespace, lms: LMChoice) -> int:
     from irr.documents import read_gold
     from irr.evaluate.report import build_report
     from irr.evaluate.scoring import resolve_gold
@@ -135,19 +144,22 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     metrics = parse_specs(arguments.metrics or DEFAULT_METRICS)
     folder = _output_folder(arguments)
     documents = list(read_gold(arguments.input))
-    lms = (arguments.lm, arguments.infer_lm, arguments.rank_lm)
-    only_files = bool(arguments.predictions) and not any(lms) and not arguments.program
+    named = (arguments.lm, arguments.infer_lm, arguments.rank_lm)
+    only_files = bool(arguments.predictions) and not any(named) and not arguments.program
     if only_files and arguments.compare:
         raise ConfigurationError("--compare is set beside a program: give --program or --lm too")
     if not (arguments.labels or arguments.program):
         raise ConfigurationError("give --labels FILE or --program DIR")
     if only_files and arguments.no_baseline:
-        program, labels = None, LabelSet.read(arguments.labels)
+        labels = LabelSet.read(
+            arguments.labels, arguments.labels_format, language=arguments.language
+        )
+        program = None
     else:
-        program = program_from(arguments, depth=max(spec.k or 1 for spec in metrics))
+        program = program_from(arguments, lms=lms, depth=max(spec.k or 1 for spec in metrics))
         labels = program.labels
     gold, unknown = resolve_gold(documents, labels)
-    run = _Run(arguments, gold, labels, metrics, folder, program)
+    run = _Run(arguments, lms, gold, labels, metrics, folder, program)
     evaluations = list(run.evaluations(only_files))
     report = build_report(
         evaluations,
@@ -169,6 +181,7 @@ class _Run:
     def __init__(
         self,
         arguments: argparse.Namespace,
+        lms: LMChoice,
         gold: Sequence[Gold],
         labels: LabelSet,
         metrics: Sequence[MetricSpec],
@@ -176,6 +189,7 @@ class _Run:
         program: InferRetrieveRank | None,
     ) -> None:
         self.arguments = arguments
+        self.lms = lms
         self.gold = gold
         self.labels = labels
         self.metrics = metrics
@@ -217,9 +231,8 @@ class _Run:
 
     def _other(self, folder: str) -> InferRetrieveRank:
         from irr.build import open_program
-        from irr.options import lms_from
 
-        other = open_program(folder, lm=lms_from(self.arguments))
+        other = open_program(folder, lm=self.lms)
         if other.labels.content_hash != self.labels.content_hash:
             raise ConfigurationError(f"--compare {folder}: it has another label set")
         return other
