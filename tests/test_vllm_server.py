@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from irr.build import LMChoice, serving
 from irr.errors import ConfigurationError, LMError
 from irr.vllm import VLLMServer, local_servers, prefix_cache_hits, process, start_vllm
 from irr.vllm.command import find_executable, serve_command
@@ -772,3 +773,46 @@ def test_our_flags_are_left_out_one_by_one() -> None:
     command = serve_command("vllm", "m", 1, ["--disable-uvicorn-access-log"])
     assert command.count("--disable-uvicorn-access-log") == 1
     assert "--structured-outputs-config" in command
+
+
+def test_serving_gives_each_stage_its_server(fake: Make) -> None:
+    made = fake("serve()")
+    choice = LMChoice(f"vllm/{MODEL}", rank="openai/gpt-4o-mini")
+    with serving(choice, (f"vllm/{MODEL}", None)) as (lms, (teacher, teacher_base)):
+        name, base = lms.for_stage("infer")
+        assert name == teacher == f"openai/{MODEL}"
+        assert base is not None
+        assert base == teacher_base
+        assert base.startswith("http://127.0.0.1:")
+        assert lms.for_stage("rank") == ("openai/gpt-4o-mini", None)
+    assert len(made.starts) == 1
+    wait_until(lambda: gone(made.pid()))
+
+
+def test_serving_starts_nothing_that_is_not_asked_for() -> None:
+    choice = LMChoice("openai/gpt-4o-mini")
+    with serving(choice) as served:
+        assert served.lms is choice
+
+
+def test_a_local_model_with_an_address_is_refused() -> None:
+    with (
+        pytest.raises(ConfigurationError, match="leave --api-base out"),
+        serving(LMChoice(f"vllm/{MODEL}", "http://127.0.0.1:1/v1")),
+    ):
+        raise AssertionError("it started")
+
+
+def test_a_server_that_dies_during_the_run_is_why_calls_fail(fake: Make) -> None:
+    fake("serve()")
+    with (
+        pytest.raises(LMError, match="has ended: .*memory"),
+        serving(LMChoice(f"vllm/{MODEL}")) as (lms, _),
+    ):
+        address = str(lms.for_stage("infer")[1]).removesuffix("/v1")
+        subprocess.run(
+            [sys.executable, "-c", f"import urllib.request as r; r.urlopen('{address}/die')"],
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        raise LMError("no answer")

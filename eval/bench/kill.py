@@ -26,7 +26,10 @@ from bench.stub import Stub, stub_server
 from reporting import emit, parser, run, show_machine
 
 LABELS = "bake bread\nspeak German\nrepair bicycles\nuse databases\nsort mail\nprune trees\n"
-WORDS = "bread German bicycles databases mail trees bake speak repair use sort prune the a".split()
+WORDS = [
+    *("bread", "German", "bicycles", "databases", "mail", "trees"),
+    *("bake", "speak", "repair", "use", "sort", "prune", "the", "a"),
+]
 
 
 def main() -> int:

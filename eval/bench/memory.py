@@ -49,10 +49,8 @@ def measure(options: argparse.Namespace) -> int:
                 peaks = [peak(folder, count, arguments) for count in (few, many)]
                 growth = peaks[1] / peaks[0] - 1
                 told[kind] = {"documents": [few, many], "megabytes": peaks, "growth": growth}
-                rows.append(
-                    [kind, f"{few:,}", f"{peaks[0]:.0f}", f"{many:,}", f"{peaks[1]:.0f}"]
-                    + [f"{100 * growth:+.1f}%"]
-                )
+                small, large = (f"{megabytes:.0f}" for megabytes in peaks)
+                rows.append([kind, f"{few:,}", small, f"{many:,}", large, f"{100 * growth:+.1f}%"])
     header = ["run", "documents", "MB", "documents", "MB", "growth"]
     emit({"machine": machine, "memory": told}, [(header, rows)], options)
     return 0

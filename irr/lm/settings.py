@@ -45,8 +45,8 @@ def resolve(settings: LMSettings) -> tuple[str, str, str]:
     base = settings.api_base or os.environ.get("OPENAI_BASE_URL")
     if slash and provider == "vllm":
         raise ConfigurationError(
-            f"{settings.name!r}: this version does not start vLLM by itself; run "
-            f"'vllm serve {rest}' and give --lm {rest} --api-base http://127.0.0.1:8000/v1"
+            f"{settings.name!r} needs a server: use irr.build.serving, which starts one, or run "
+            f"'vllm serve {rest}' and ask for {rest!r} at http://127.0.0.1:8000/v1"
         )
     if base is not None:
         for address in addresses(base):
