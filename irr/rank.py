@@ -33,11 +33,15 @@ _DESCRIPTION_CHARS = 160
 _FUSION_OFFSET = 3
 
 
-@lru_cache(maxsize=1 << 16)
 def show_candidate(label: Label) -> str:
     """How Rank's prompt shows a label: its name, and the start of its description."""
-    name = " ".join(label.name.split())
-    description = " ".join(label.description.split())
+    return _shown(label.name, label.description)
+
+
+@lru_cache(maxsize=1 << 16)
+def _shown(name: str, description: str) -> str:
+    name = " ".join(name.split())
+    description = " ".join(description.split())
     if not description:
         return name
     if len(description) > _DESCRIPTION_CHARS:

@@ -28,13 +28,18 @@ CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 _VERSION = "2"
 # What an answer is reckoned to have before it is there: some ten guesses or numbers.
 _ANSWER_TOKENS = 60
+_SHORT = 2047
 
 
 def key_of(role: str, body: bytes) -> str:
     """What identifies a request: its body, which holds the model, and who asks. Not the server:
     a local one has another port each time it is started.
     """
-    return hashlib.blake2b(role.encode() + b"\0" + body, digest_size=16).hexdigest()
+    digest = hashlib.blake2b(role.encode() + b"\0", digest_size=16)
+    # For longer pieces hashlib lets other threads run, and getting the turn back takes far longer.
+    for start in range(0, len(body), _SHORT):
+        digest.update(body[start : start + _SHORT])
+    return digest.hexdigest()
 
 
 class Ledger:
@@ -65,6 +70,8 @@ class Ledger:
         self._under_way = 0
         self._started = time.monotonic()
         self._replies: dict[str, Reply] = {}
+        self._pending: list[tuple[str, Reply]] = []
+        self._changed: set[str] = set()  # roles
         self._earlier: dict[str, Counts] = {}
         self.stopped: LMError | None = None
         self._db = None if path is None else self._open(path)
@@ -112,7 +119,10 @@ class Ledger:
         with self._idle:
             self._idle.wait_for(lambda: self._under_way == 0, timeout=patience)
             if self._db is not None:
-                self._db.close()
+                try:
+                    self._commit()
+                finally:
+                    self._db.close()
 
     def open_account(self, role: str, model: str) -> None:
         """Name the model of a role before its first call.
@@ -177,31 +187,40 @@ class Ledger:
     def failed(self, role: str, reserved: float) -> None:
         """A request that was begun ended without an answer."""
         with self._idle:
-            account = self._ended(role, reserved)
-            account.failed += 1
-            self._write(role, account)
+            self._ended(role, reserved).failed += 1
 
     def answered(self, role: str, reserved: float, key: str, reply: Reply) -> None:
-        """A request that was begun was answered: keep the reply, and count what it cost.
+        """A request that was begun was answered: count what it cost, and keep the reply.
+
+        It must not be used before `commit`, which keeps all that were answered together.
+        """
+        with self._idle:
+            self._ended(role, reserved).take(reply)
+            self._keep(key, reply)
+
+    def put(self, key: str, reply: Reply, role: str | None = None) -> None:
+        """Keep a reply that came another way; with a `role`, count it as a call of that role.
 
         Raises:
             LMError: the reply cannot be kept.
         """
-        with self._idle:
-            account = self._ended(role, reserved)
-            account.take(reply)
-            self._write(role, account, key, reply)
-
-    def put(self, key: str, reply: Reply, role: str | None = None) -> None:
-        """Keep a reply that came another way; with a `role`, count it as a call of that role."""
         with self._lock:
-            if role is None:
-                self._write(None, None, key, reply)
-                return
-            account = self._accounts[role]
-            account.calls += 1
-            account.take(reply)
-            self._write(role, account, key, reply)
+            if role is not None:
+                account = self._accounts[role]
+                account.calls += 1
+                account.take(reply)
+                self._changed.add(role)
+            self._keep(key, reply)
+            self._commit()
+
+    def commit(self) -> None:
+        """Write what was answered since the last commit, in one transaction.
+
+        Raises:
+            LMError: it cannot be kept.
+        """
+        with self._lock:
+            self._commit()
 
     def stop(self, error: LMError) -> None:
         """End the run: no further request is sent, every one fails with `error` at once."""
@@ -238,35 +257,44 @@ class Ledger:
         account.reserved -= reserved
         self._under_way -= 1
         self._idle.notify_all()
+        self._changed.add(role)
         return account
 
-    def _write(
-        self,
-        role: str | None,
-        account: Account | None,
-        key: str | None = None,
-        reply: Reply | None = None,
-    ) -> None:
-        """A reply and what its role has spent by now, in one transaction."""
+    def _keep(self, key: str, reply: Reply) -> None:
+        if not self.keeps:
+            return
         if self._db is None:
-            if self.keeps and key is not None and reply is not None:
-                self._replies[key] = reply
+            self._replies[key] = reply
+        else:
+            self._pending.append((key, reply))
+
+    def _commit(self) -> None:
+        """The replies that came in, and what their roles have spent by now."""
+        if self._db is None or not (self._pending or self._changed):
             return
         try:
             self._db.execute("BEGIN")
-            if self.keeps and reply is not None:
-                values = (key, *reply)
-                self._db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)", values)
-            if account is not None:
-                total = account.earlier + account.counts()
-                tokens = (total.input_tokens, total.output_tokens)
-                row = (role, total.calls, total.failed, *tokens, total.cost)
-                self._db.execute("INSERT OR REPLACE INTO totals VALUES (?, ?, ?, ?, ?, ?)", row)
+            self._db.executemany(
+                "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)",
+                [(key, *reply) for key, reply in self._pending],
+            )
+            self._db.executemany(
+                "INSERT OR REPLACE INTO totals VALUES (?, ?, ?, ?, ?, ?)",
+                [self._total(role) for role in self._changed],
+            )
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             message = f"LM replies cannot be kept any more: {error}"
             self.stopped = self.stopped or LMError(message, fatal=True)
             raise self.stopped from error
+        self._pending.clear()
+        self._changed.clear()
+
+    def _total(self, role: str) -> tuple[object, ...]:
+        account = self._accounts[role]
+        total = account.earlier + account.counts()
+        tokens = (total.input_tokens, total.output_tokens)
+        return (role, total.calls, total.failed, *tokens, total.cost)
 
     def _spent(self, expected: float) -> str | None:
         budget = self.budget

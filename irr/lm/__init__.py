@@ -9,6 +9,7 @@ keys from the environment. Out: a `dspy.LM` whose engine asks the server.
     failures    a status or an exception → `LMError`
     usage       what the replies of a document cost
     limiter     how many requests may be in flight
+    commits     replies that come in together are kept together
     engine      one request: the ledger, its turn, its attempts
     binding     the `dspy.LM`; `requests` turns DSPy's requests into bodies
 """

@@ -23,6 +23,7 @@ from irr.errors import LMError, ReplyError
 from irr.ledger import Ledger, Reply, key_of
 from irr.lm.background import BackgroundLoop
 from irr.lm.client import Client
+from irr.lm.commits import Commits
 from irr.lm.completion import encode, read_completion
 from irr.lm.failures import (
     ContextTooLongError,
@@ -102,6 +103,7 @@ class Engine:
         self._client = Client(bases, key, timeout)
         self._is_openai = bases[0] == OPENAI_BASE
         self._ledger = ledger
+        self._commits = None if ledger is None else Commits(ledger)
         self._role = role
         self._schema_refused = False
         self._answered = False
@@ -291,10 +293,12 @@ class Engine:
         self.gate.succeeded(slot)
         self._answered = True
         self._refusals = self._exhausted = 0
+        if self._commits is not None:
+            await self._commits.next()  # Kept before anything is made of it.
         return reply
 
     async def _post(self, place: int, data: bytes, key: str) -> Reply:
-        """Send a request; its reply is kept and counted before anything is made of it."""
+        """Send a request; the ledger is told of its reply."""
         ledger = self._ledger
         if ledger is None:
             return await self._exchange(place, data)
