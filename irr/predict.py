@@ -12,7 +12,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from irr.options import (
 if TYPE_CHECKING:
     from irr.build import LMChoice
     from irr.journal import Journal
-    from irr.ledger import Ledger
+    from irr.ledger import Ledger, Price
     from irr.pipeline import Stop
     from irr.program import InferRetrieveRank
     from irr.runs import RunSettings
@@ -54,6 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--format table is shown, not written: leave --output out")
     if bool(arguments.texts) == bool(arguments.input):
         parser.error("give texts, or a file of documents with --input (- for standard input)")
+    if arguments.engine == "ray" and (arguments.dry_run or not arguments.input):
+        parser.error("--engine ray reads --input FILE, and does not estimate: see --dry-run alone")
+    if arguments.engine == "ray" and arguments.output in (None, "-"):
+        parser.error("--engine ray needs --output FILE, in a folder that all machines share")
     return run_command(_predict, arguments)
 
 
@@ -67,10 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--input",
         metavar="FILE",
-        help="documents: jsonl, csv, tsv, txt, also .gz, a folder of txt, or - for standard input",
+        help="documents: jsonl, csv, tsv, txt, also .gz, parquet, a folder of one kind of these, "
+        "or - for standard input",
     )
     parser.add_argument(
-        "--output", metavar="FILE", help="write JSON lines there; - for standard output"
+        "--output",
+        metavar="FILE",
+        help="write JSON lines there (.gz: packed, .parquet: a table); - for standard output",
     )
     parser.add_argument(
         "--format",
@@ -143,6 +150,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         help="ray runs on a Ray cluster (irr[ray])",
     )
     runs.add_argument("--workers", type=positive_int, metavar="N", help="processes of --engine ray")
+    runs.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="the cluster of --engine ray (default: RAY_ADDRESS, else a Ray on this machine); all "
+        "its machines must share the folders of output, labels and encoder",
+    )
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -241,7 +254,46 @@ def _dry_run(arguments: argparse.Namespace, lms: LMChoice) -> int:
 
 
 def _on_ray(arguments: argparse.Namespace, lms: LMChoice) -> int:
-    raise NotImplementedError
+    from functools import partial
+
+    from irr.cluster import (
+        ClusterSettings,
+        Spent,
+        predict_on_ray,
+        program_of_options,
+        remove_parts,
+    )
+    from irr.ledger import Budget
+    from irr.runs import open_journal, stopping_on_signals
+    from irr.show import RunProgress
+
+    make = partial(program_of_options, arguments, lms)
+    settings, spent = _settings(arguments), Spent()
+    program = make(ledger=None, threads=arguments.threads or 1)
+    with open_journal(program, arguments.output, settings) as journal:
+        if journal.finished:
+            sys.stderr.write(f"irr: {arguments.output} is finished: {_kept(journal)}\n")
+        else:
+            with (
+                RunProgress(before=journal.rows, ledger=spent) as progress,
+                stopping_on_signals() as stop,
+            ):
+                predict_on_ray(
+                    program,
+                    make,
+                    arguments.input,
+                    journal,
+                    settings,
+                    ClusterSettings(arguments.workers, arguments.ray_address),
+                    add=progress.add,
+                    stop=stop,
+                    spent=spent,
+                    prices=_prices(arguments, lms),
+                    budget=Budget(arguments.max_calls, arguments.max_cost),
+                )
+        failed = journal.failed
+    remove_parts(arguments.output)
+    return SOME_FAILED if failed else 0
 
 
 def _documents(arguments: argparse.Namespace) -> Iterator[Document]:
@@ -269,20 +321,25 @@ def _ledger(arguments: argparse.Namespace, lms: LMChoice, *, whole: bool) -> Led
     """Where LM replies are kept: beside the output, so that nothing is paid for twice."""
     if lms.none and not arguments.program:
         return None
-    from irr.build import completed
     from irr.ledger import Budget, Ledger
-    from irr.prices import known_prices
     from irr.runs import replies_of
+
+    return Ledger(
+        replies_of(arguments.output) if whole else None,
+        budget=Budget(arguments.max_calls, arguments.max_cost, whole=whole),
+        prices=_prices(arguments, lms),
+        keep=whole,
+    )
+
+
+def _prices(arguments: argparse.Namespace, lms: LMChoice) -> Mapping[str, Price]:
+    from irr.build import completed
+    from irr.prices import known_prices
 
     if arguments.program:
         lms = completed(lms, arguments.program)
     named = [lms.for_stage(stage) for stage in ("infer", "rank")]
-    return Ledger(
-        replies_of(arguments.output) if whole else None,
-        budget=Budget(arguments.max_calls, arguments.max_cost, whole=whole),
-        prices=known_prices(named, prices_file=arguments.prices),
-        keep=whole,
-    )
+    return known_prices(named, prices_file=arguments.prices)
 
 
 def _stoppable(program: InferRetrieveRank) -> contextlib.AbstractContextManager[Stop | None]:

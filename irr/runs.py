@@ -203,6 +203,6 @@ def stopping_on_signals() -> Generator[Stop]:
 
 
 def remove_replies(output: Path | str) -> None:
-    """Remove the kept replies of a run whose rows are all there."""
-    for ending in ("", "-wal", "-shm"):
-        Path(f"{replies_of(output)}{ending}").unlink(missing_ok=True)
+    """Remove the kept replies of a run whose rows are all there, and what a batch was asked."""
+    for name in ("replies", "replies-wal", "replies-shm", "requests", "requests-journal"):
+        Path(f"{output}.{name}").unlink(missing_ok=True)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from irr.types import Document, Prediction, ScoredLabel
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from irr.ledger import Ledger
+    from irr.ledger import Counts
 
 __all__ = ["EmbeddingProgress", "ResultTable", "RunProgress", "print_table"]
 
@@ -136,6 +136,13 @@ class EmbeddingProgress:
         self._stream.flush()
 
 
+class Spending(Protocol):
+    """What a run costs: a `Ledger`, or the sum of several."""
+
+    def totals(self) -> Mapping[str, Counts]:
+        """What each role spent."""
+
+
 class RunProgress:
     """Counts the rows of a run; shows how it goes on standard error, and one line at its end.
 
@@ -152,7 +159,7 @@ class RunProgress:
         *,
         shown: bool = True,
         before: int = 0,
-        ledger: Ledger | None = None,
+        ledger: Spending | None = None,
         stream: TextIO | None = None,
     ) -> None:
         self.documents = 0
