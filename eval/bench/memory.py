@@ -1,10 +1,11 @@
 """Peak memory of a run at few and at many documents.
 
-In:  generated documents of a few words; the real command in a process of its own, without an LM,
+In:  generated documents of a few words, without an LM from a small vocabulary, so that a million of
+     them can be run in ten minutes; the real command in a process of its own, without an LM,
      and with a server in a process of its own (`stub_server.py`).
 Out: peak memory (ru_maxrss) at either number of documents, and by how much it grew.
 
-    python eval/bench/memory.py [--few 10000] [--many 1000000] [--lm-few 2000] [--lm-many 20000]
+    python eval/bench/memory.py [--few 10000] [--many 1000000] [--lm-few 6000] [--lm-many 24000]
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ def main() -> int:
     options = parser(__doc__)
     options.add_argument("--few", type=int, default=10_000)
     options.add_argument("--many", type=int, default=1_000_000)
-    options.add_argument("--lm-few", type=int, default=2_000)
-    options.add_argument("--lm-many", type=int, default=20_000)
+    options.add_argument("--lm-few", type=int, default=6_000)
+    options.add_argument("--lm-many", type=int, default=24_000)
     options.add_argument("--latency", type=float, default=0.02)
     return run(measure, options.parse_args())
 
@@ -62,6 +63,8 @@ def peak(folder: Path, count: int, arguments: list[str]) -> float:
     with (folder / "in.jsonl").open("w") as file:
         for number in range(count):
             text = f"{draw.choice(WORDS)} {draw.choice(WORDS)}"
+            if arguments:  # No two texts are the same: the LM is asked about each.
+                text += f" {number}"
             file.write(json.dumps({"id": f"document {number}", "text": text}) + "\n")
     command = [
         sys.executable, "-m", "irr.predict",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from irr.build import LMChoice
     from irr.evaluate.predictions import Predicted
     from irr.evaluate.scoring import Evaluation, Gold, GuessedBy
+    from irr.hierarchy import Hierarchy
     from irr.labels import LabelSet
     from irr.metrics import MetricSpec
     from irr.program import InferRetrieveRank
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "--metrics",
         metavar="NAMES",
         help="such as RP@K, R@K, P@K, nDCG@K, MRR, microF1@K, macroF1@K, PSP@K, coverage@K, "
-        f"separated by commas (default: {DEFAULT_METRICS})",
+        f"hF@K (by the hierarchy), separated by commas (default: {DEFAULT_METRICS})",
     )
     parser.add_argument("--train", metavar="FILE", help="training gold, for scores by frequency")
     parser.add_argument("--output", metavar="DIR", help="folder for predictions, scores, a page")
@@ -133,7 +134,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _evaluate_with(arguments: argparse.Namespace, lms: LMChoice) -> int:
     from irr.documents import read_gold
     from irr.evaluate.report import build_report
-    from irr.evaluate.scoring import resolve_gold
+    from irr.evaluate.scoring import hierarchy_for, resolve_gold
     from irr.labels import LabelSet
     from irr.metrics import parse_specs
     from irr.options import program_from
@@ -159,7 +160,8 @@ def _evaluate_with(arguments: argparse.Namespace, lms: LMChoice) -> int:
         program = program_from(arguments, lms=lms, depth=max(spec.k or 1 for spec in metrics))
         labels = program.labels
     gold, unknown = resolve_gold(documents, labels)
-    run = _Run(arguments, lms, gold, labels, metrics, folder, program)
+    hierarchy = hierarchy_for(metrics, labels)
+    run = _Run(arguments, lms, gold, labels, metrics, folder, program, hierarchy)
     evaluations = list(run.evaluations(only_files))
     report = build_report(
         evaluations,
@@ -187,6 +189,7 @@ class _Run:
         metrics: Sequence[MetricSpec],
         folder: Path | None,
         program: InferRetrieveRank | None,
+        hierarchy: Hierarchy | None,
     ) -> None:
         self.arguments = arguments
         self.lms = lms
@@ -195,6 +198,7 @@ class _Run:
         self.metrics = metrics
         self.folder = folder
         self.program = program
+        self.hierarchy = hierarchy
         self._names = {BASELINE}
         self.n_training = 0
         self.training = self._training()
@@ -277,6 +281,7 @@ class _Run:
             guessed_by=guessed,
             training=self.training,
             n_training=self.n_training,
+            hierarchy=self.hierarchy,
         )
 
     def _training(self) -> dict[int, int] | None:

@@ -8,17 +8,34 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from irr.errors import ConfigurationError
 from irr.evaluate.predictions import Predicted
+from irr.hierarchy import Hierarchy
 from irr.labels import LabelSet
-from irr.metrics import MetricSpec, Score, Scorer
+from irr.metrics import (
+    HIERARCHICAL_METRICS,
+    POOLED_HIERARCHICAL_METRICS,
+    Above,
+    MetricSpec,
+    Score,
+    Scorer,
+)
 from irr.types import Document, Usage
 
-__all__ = ["DEPTHS", "Evaluation", "Gold", "Lost", "resolve_gold", "score_predictions"]
+__all__ = [
+    "DEPTHS",
+    "Evaluation",
+    "Gold",
+    "Lost",
+    "hierarchy_for",
+    "resolve_gold",
+    "score_predictions",
+]
 
 # Where the curve of recall by number of candidates is drawn.
 DEPTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
@@ -119,6 +136,25 @@ def resolve_gold(
     return resolved, dict(unknown)
 
 
+def hierarchy_for(metrics: Iterable[MetricSpec], labels: LabelSet) -> Hierarchy | None:
+    """The hierarchy of the labels where one of the metrics needs it, else None.
+
+    Raises:
+        ConfigurationError: a metric needs it, and no label has a parent in the set.
+    """
+    names = {*HIERARCHICAL_METRICS, *POOLED_HIERARCHICAL_METRICS}
+    needing = next((spec for spec in metrics if spec.metric in names), None)
+    if needing is None:
+        return None
+    hierarchy = Hierarchy.of(labels)
+    if not hierarchy:
+        raise ConfigurationError(
+            f"{needing.name} needs a hierarchy, and no label names a parent that is in the label "
+            "set: leave the metric out, or add parents to the labels"
+        )
+    return hierarchy
+
+
 def score_predictions(
     name: str,
     predicted: Iterable[Predicted],
@@ -128,6 +164,7 @@ def score_predictions(
     guessed_by: GuessedBy | None = None,
     training: Mapping[int, int] | None = None,
     n_training: int = 0,
+    hierarchy: Hierarchy | None = None,
 ) -> Evaluation:
     """Score predictions, one a gold document in the same order.
 
@@ -136,8 +173,10 @@ def score_predictions(
     Args:
         guessed_by: which labels a document's guesses name; without it "guessed" is not known.
         training: how often each label occurs in the `n_training` training documents.
+        hierarchy: of the labels, where a metric needs it, see `hierarchy_for`.
     """
-    scorer = Scorer(metrics, training, n_training)
+    above = None if hierarchy is None else Above(_ancestors_in(hierarchy))
+    scorer = Scorer(metrics, training, n_training, above=above)
     tally = Evaluation(name, _cut_of(metrics))
     for row, want in zip(predicted, gold, strict=True):
         _count(tally, row, want)
@@ -163,7 +202,7 @@ def _pairs(want: Gold) -> Iterable[tuple[frozenset[int], str]]:
     return zip(want.wanted, want.names, strict=True)
 
 
-def _one(entry: frozenset[int], name: str) -> object:
+def _one(entry: frozenset[int], name: str) -> Hashable:
     """What a gold label is known by among all documents: a position, or its name."""
     return min(entry) if entry else name
 
@@ -179,15 +218,28 @@ def _count(tally: Evaluation, row: Predicted, want: Gold) -> None:
         tally.failure = tally.failure or row.failure
 
 
-def _answered(ranking: Sequence[int], want: Gold) -> list[object]:
+def _answered(ranking: Sequence[int], want: Gold) -> list[Hashable]:
     """A ranking with each label that answers a gold label replaced by what that is known by."""
     answers = {position: _one(entry, name) for entry, name in _pairs(want) for position in entry}
-    found: dict[object, None] = {}
+    found: dict[Hashable, None] = {}
     for position in ranking:
         answer = answers.get(position, position)
         # A second label that answers the same gold label is wrong, and keeps its place.
         found[("again", position) if answer in found and position in answers else answer] = None
     return list(found)
+
+
+def _ancestors_in(hierarchy: Hierarchy) -> Callable[[Hashable], Sequence[int]]:
+    """What is above a label as `_answered` and `_one` know it; a label not in the set has none."""
+    top = hierarchy.root
+
+    def ancestors(label: Hashable) -> Sequence[int]:
+        position = label[1] if isinstance(label, tuple) else label
+        if not isinstance(position, int) or position < 0:
+            return ()
+        return [above for above in hierarchy.ancestors(position) if above != top]
+
+    return ancestors
 
 
 def _found(positions: Iterable[int], want: Gold) -> set[int]:

@@ -10,6 +10,7 @@ padded: what is missing was not found.
 
 - `documents`: a number for each document, averaged (RP@k, P@k, nDCG@k, MRR ...);
 - `corpus`: a number for all documents together (micro and macro F1, propensities, coverage);
+- `hierarchical`: both kinds, in which ancestors count (hP@k, hR@k, hF@k, microhF@k);
 - `names`: text such as "RP@5, microF1>0.5" → `MetricSpec`s;
 - `intervals`: means, ratios and paired differences with intervals;
 - `scorer`: all of it in one pass over the documents.
@@ -26,6 +27,7 @@ from irr.metrics.documents import (
     recall_at_k,
     rp_at_k,
 )
+from irr.metrics.hierarchical import HIERARCHICAL_METRICS, POOLED_HIERARCHICAL_METRICS, Above
 from irr.metrics.intervals import (
     RESAMPLES,
     Score,
@@ -41,8 +43,11 @@ __all__ = [
     "ANNIF_NAMES",
     "CORPUS_METRICS",
     "DOCUMENT_METRICS",
+    "HIERARCHICAL_METRICS",
     "METRICS",
+    "POOLED_HIERARCHICAL_METRICS",
     "RESAMPLES",
+    "Above",
     "Band",
     "Counts",
     "Cut",

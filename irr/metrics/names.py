@@ -13,12 +13,19 @@ from difflib import get_close_matches
 from irr.errors import ConfigurationError
 from irr.metrics.corpus import CORPUS_METRICS
 from irr.metrics.documents import DOCUMENT_METRICS, METRICS
+from irr.metrics.hierarchical import HIERARCHICAL_METRICS, POOLED_HIERARCHICAL_METRICS
 from irr.metrics.judged import WHOLE, Cut
 
 __all__ = ["ANNIF_NAMES", "MetricSpec", "parse_metrics", "parse_specs"]
 
 _ALL = ("@", ">", "")
-_CUTS: dict[str, tuple[str, ...]] = dict.fromkeys((*DOCUMENT_METRICS, *CORPUS_METRICS), _ALL) | {
+_NAMES = (
+    *DOCUMENT_METRICS,
+    *CORPUS_METRICS,
+    *HIERARCHICAL_METRICS,
+    *POOLED_HIERARCHICAL_METRICS,
+)
+_CUTS: dict[str, tuple[str, ...]] = dict.fromkeys(_NAMES, _ALL) | {
     "RP": ("@",),
     "P": ("@",),
     "hit": ("@",),

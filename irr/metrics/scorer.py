@@ -24,6 +24,7 @@ from irr.metrics.corpus import (
     Propensities,
 )
 from irr.metrics.documents import DOCUMENT_METRICS, Formula
+from irr.metrics.hierarchical import HIERARCHICAL_METRICS, POOLED_HIERARCHICAL_METRICS, Above
 from irr.metrics.intervals import Floats, Score, mean_score, ratio_score
 from irr.metrics.judged import Cut, Judged, judge
 from irr.metrics.names import MetricSpec
@@ -95,9 +96,11 @@ class Scorer:
         training_counts: how many training documents have each label, for propensities and bands.
         n_training: how many training documents there are, for propensities.
         labels_at: where set, counts per label are kept at this cut, for `labels`.
+        above: the ancestors of labels, for hierarchical metrics.
 
     Raises:
-        ConfigurationError: a propensity-scored metric without training counts.
+        ConfigurationError: a propensity-scored metric without training counts, or a hierarchical
+            one without ancestors.
     """
 
     def __init__(
@@ -107,7 +110,9 @@ class Scorer:
         n_training: int = 0,
         *,
         labels_at: Cut | None = None,
+        above: Above | None = None,
     ) -> None:
+        self._above = above
         self._training = training_counts
         self._n_training = n_training
         self._propensities: Propensities | None = None
@@ -153,10 +158,21 @@ class Scorer:
             return Ratio(POOLED_METRICS[name], cut)
         if name in LABEL_METRICS:
             return FromLabels(LABEL_METRICS[name], self._tally(cut))
+        if name in HIERARCHICAL_METRICS:
+            return Mean(partial(HIERARCHICAL_METRICS[name], self._ancestors(spec)), cut)
+        if name in POOLED_HIERARCHICAL_METRICS:
+            return Ratio(partial(POOLED_HIERARCHICAL_METRICS[name], self._ancestors(spec)), cut)
         return Ratio(partial(PROPENSITY_METRICS[name], self._weights(spec)), cut)
 
     def _tally(self, cut: Cut) -> LabelTally:
         return self._tallies.setdefault(cut, LabelTally(cut))
+
+    def _ancestors(self, spec: MetricSpec) -> Above:
+        if self._above is None:
+            raise ConfigurationError(
+                f"{spec.name} needs a hierarchy: give a label set whose labels name their parents"
+            )
+        return self._above
 
     def _weights(self, spec: MetricSpec) -> Propensities:
         if self._training is None:

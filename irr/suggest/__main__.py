@@ -1,0 +1,5 @@
+import sys
+
+from irr.suggest.command import main
+
+sys.exit(main())
