@@ -27,6 +27,7 @@ __all__ = [
     "cache_root",
     "discard",
     "file_digests",
+    "publish",
     "store_folder",
     "warn_unwritable",
     "write_atomic",
@@ -108,15 +109,26 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     draft.mkdir()
     try:
         yield draft
-        _sync_tree(draft)
-        try:
-            draft.rename(path)
-        except OSError:
-            if not path.is_dir():
-                raise
-        _sync(path.parent)
+        publish(draft, path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def publish(draft: Path, path: Path) -> None:
+    """Give the folder `draft` its name `path` beside it, once it is on the disk.
+
+    If `path` exists by then, another process was first: its entry stays, and so does the draft.
+
+    Raises:
+        OSError: the folder cannot be synced or renamed.
+    """
+    _sync_tree(draft)
+    try:
+        draft.rename(path)
+    except OSError:
+        if not path.is_dir():
+            raise
+    _sync(path.parent)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

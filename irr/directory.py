@@ -140,6 +140,10 @@ def identity(program: InferRetrieveRank) -> dict[str, object]:
         ),
         "examples": _short(demos),
     }
+    if program.selection:
+        told["selection"] = [program.selection.include, program.selection.exclude]
+    if program.prefer != "any":
+        told["prefer"] = program.prefer
     if retriever.priors is not None:
         told["priors"] = _short(np.asarray(retriever.priors).tolist())
     for stage, row in rows.items():

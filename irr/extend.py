@@ -45,8 +45,7 @@ def extend_index(index: LabelIndex, old: LabelSet, new: LabelSet, encoder: Encod
     rows |= dict(zip(missing, range(len(texts), len(vectors)), strict=True))
     owners = [position for position, names in enumerate(wanted) for _ in names]
     chosen = vectors[[rows[name] for name in flat]]
-    hashes = {"label_set": new.content_hash, "encoder": encoder.fingerprint}
-    return LabelIndex(chosen, owners, **hashes)
+    return LabelIndex(chosen, owners, label_set=new.content_hash, encoder=encoder.fingerprint)
 
 
 def extend_program(

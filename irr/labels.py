@@ -13,9 +13,14 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from irr.errors import LabelSetError
 from irr.types import Label
+
+if TYPE_CHECKING:
+    from irr.hierarchy import Hierarchy
+    from irr.selection import Selector
 
 __all__ = ["ICD10CM", "LabelSet", "complaint"]
 
@@ -112,6 +117,20 @@ class LabelSet:
             for warning in vocabulary.problems.warnings():
                 logger.warning("%s", warning)
         return cls(labels, path=path, lines=lines)
+
+    @cached_property
+    def hierarchy(self) -> Hierarchy:
+        """Which labels are above which, by their parents."""
+        from irr.hierarchy import Hierarchy
+
+        return Hierarchy.of(self)
+
+    @cached_property
+    def selector(self) -> Selector:
+        """Makes masks of the labels that a selection allows."""
+        from irr.selection import Selector
+
+        return Selector(self, self.hierarchy)
 
     def __len__(self) -> int:
         return len(self._labels)

@@ -122,6 +122,24 @@ def add_program_options(parser: argparse.ArgumentParser, *, examples: bool = Tru
         help="weight of retrieval's order beside Rank's (default: 0)",
     )
     search.add_argument(
+        "--include",
+        action="append",
+        metavar="LABEL",
+        help="only these labels, with all below them: names, ids, patterns with *, re:…, or @FILE; "
+        "may be repeated",
+    )
+    search.add_argument(
+        "--exclude", action="append", metavar="LABEL", help="not these labels, likewise"
+    )
+    search.add_argument(
+        "--prefer",
+        choices=("any", "leaf", "ancestor-when-unsure"),
+        default="any",
+        help="level of the hierarchy: leaf leaves out labels with others below them; "
+        "ancestor-when-unsure gives the broader label where its children are too near to tell "
+        "apart (default: %(default)s)",
+    )
+    search.add_argument(
         "--priors", metavar="FILE", help="JSON object: how frequent each label is, by name or id"
     )
     search.add_argument(
@@ -167,6 +185,19 @@ def program_from(
             least.
         ledger: keeps and counts the LMs' replies.
     """
+    program = _program_from(arguments, lms or lms_from(arguments), depth, ledger)
+    if arguments.include or arguments.exclude:
+        from irr.selection import read_selection
+
+        program.selection = read_selection(arguments.include or (), arguments.exclude or ())
+    program.prefer = arguments.prefer
+    _ = program.allowed  # What fits no label is said before anything is predicted.
+    return program
+
+
+def _program_from(
+    arguments: argparse.Namespace, lms: LMChoice, depth: int, ledger: Ledger | None
+) -> InferRetrieveRank:
     from irr.build import build_program, open_program
     from irr.documents import read_gold
     from irr.labels import LabelSet
@@ -183,7 +214,6 @@ def program_from(
             f"--candidates {candidates} are fewer than the {depth} labels to look at: raise it"
         )
     where = {"device": arguments.device, "threads": arguments.threads}
-    lms = lms or lms_from(arguments)
     if arguments.program:
         _refuse_what_a_program_settles(arguments)
         return open_program(arguments.program, lm=lms, ledger=ledger, **where)

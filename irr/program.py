@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -25,8 +27,11 @@ from irr.types import Candidate, Document, Prediction, ScoredLabel, Usage
 if TYPE_CHECKING:
     import asyncio
 
+    from irr.hierarchy import Prefer
     from irr.infer import Infer
     from irr.rank import Rank
+    from irr.retrieve import Mask
+    from irr.selection import Selection
 
 __all__ = ["InferRetrieveRank"]
 
@@ -60,6 +65,8 @@ class InferRetrieveRank:
         fusion: weight of retrieval's order beside Rank's, see `irr.rank.fuse`.
         in_flight: the most LM requests at once.
         prompts: the wording that Infer and Rank were made with; saved with the program.
+        selection: which labels may come out; not saved with the program.
+        prefer: which level of the hierarchy, see `irr.hierarchy.back_off`; not saved either.
 
     Use `irr.build.build_program` to make one from names and files.
     """
@@ -74,6 +81,8 @@ class InferRetrieveRank:
         fusion: float = 0.0,
         in_flight: int = 32,
         prompts: Prompts | None = None,
+        selection: Selection | None = None,
+        prefer: Prefer = "any",
     ) -> None:
         if in_flight < 1:
             raise ConfigurationError(f"in_flight is at least 1, not {in_flight}")
@@ -84,6 +93,8 @@ class InferRetrieveRank:
         self.rank = rank
         self.fusion = fusion
         self.in_flight = in_flight
+        self.selection = selection
+        self.prefer = prefer
         self._gatherings: WeakKeyDictionary[asyncio.AbstractEventLoop, Gathering] = (
             WeakKeyDictionary()
         )
@@ -98,6 +109,8 @@ class InferRetrieveRank:
             "fusion": self.fusion,
             "in_flight": self.in_flight,
             "prompts": self.prompts,
+            "selection": self.selection,
+            "prefer": self.prefer,
         }
         return InferRetrieveRank(**{**same, **changes})
 
@@ -229,13 +242,28 @@ class InferRetrieveRank:
 
     def find(self, text: str, guesses: Sequence[str] = ()) -> list[Candidate]:
         """Retrieve alone: the candidates for a text and guesses, best first."""
-        return self.retriever.retrieve(phrases(text), guesses)
+        (found,) = self.find_many([(text, guesses)])
+        return found
 
     def find_many(self, documents: Sequence[tuple[str, Sequence[str]]]) -> list[list[Candidate]]:
         """Do `find` for each (text, guesses), their queries embedded together."""
-        return self.retriever.retrieve_many(
-            [(phrases(text), guesses) for text, guesses in documents]
-        )
+        queries = [(phrases(text), guesses) for text, guesses in documents]
+        return self.retriever.retrieve_many(queries, self.allowed)
+
+    @cached_property
+    def allowed(self) -> Mask | None:
+        """The labels that may come out, (labels,) bool; None for all.
+
+        Raises:
+            ConfigurationError: the selection fits no label, or leaves none.
+        """
+        mask = self.labels.selector.allowed(self.selection) if self.selection else None
+        if self.prefer == "leaf":
+            leaves = self.labels.hierarchy.leaves
+            mask = leaves if mask is None else mask & leaves
+            if not mask.any():
+                raise ConfigurationError("--prefer leaf: the selection leaves no leaf")
+        return mask
 
     def passages(self, text: str, positions: Sequence[int]) -> str:
         """What Rank sees of a text: all of it, or of a long one what is nearest to the labels.
@@ -279,10 +307,7 @@ class InferRetrieveRank:
     def _prediction(
         self, document: Document, stages: _Stages, usage: Usage, top_k: int, trace: bool
     ) -> Prediction:
-        labels = tuple(
-            self._scored(stages.candidates[position], position, stages)
-            for position in stages.order[:top_k]
-        )
+        labels = tuple(islice(self._answers(stages), top_k))
         return Prediction(
             id=document.id,
             status="ok",
@@ -293,10 +318,31 @@ class InferRetrieveRank:
             trace=self._trace(stages) if trace else None,
         )
 
-    def _scored(self, candidate: Candidate, position: int, stages: _Stages) -> ScoredLabel:
-        label = self.labels[candidate.position]
-        picked = None if stages.picks is None else position in stages.picks
-        return ScoredLabel(label.id, label.name, candidate.score, candidate.evidence, picked)
+    def _answers(self, stages: _Stages) -> Iterator[ScoredLabel]:
+        """The labels of a document, best first, at the level of the hierarchy that is preferred."""
+        picks = None if stages.picks is None else set(stages.picks)
+        if self.prefer != "ancestor-when-unsure":
+            for place in stages.order:
+                candidate = stages.candidates[place]
+                picked = None if picks is None else place in picks
+                yield self._scored(candidate.position, candidate.score, candidate, picked)
+            return
+        from irr.hierarchy import back_off
+
+        ordered = [stages.candidates[place] for place in stages.order]
+        known = {stages.candidates[place].position for place in picks or ()}
+        ranked = [(candidate.position, candidate.score) for candidate in ordered]
+        for answer in back_off(
+            ranked, self.labels.hierarchy, self.prefer, picked=known, allowed=self.allowed
+        ):
+            picked = None if picks is None else answer.position in known
+            yield self._scored(answer.position, answer.score, ordered[answer.place], picked)
+
+    def _scored(
+        self, position: int, score: float, candidate: Candidate, picked: bool | None
+    ) -> ScoredLabel:
+        label = self.labels[position]
+        return ScoredLabel(label.id, label.name, score, candidate.evidence, picked)
 
     def _trace(self, stages: _Stages) -> dict[str, object]:
         """What each stage did: every candidate in Retrieve's order, and Rank's order of them."""

@@ -11,6 +11,9 @@ the cosine of query and label, and H(·) the mean of a query's or a label's ten 
 4. Guesses are pooled by maximum and averaged with P by their weights.
 5. Hubs, labels that are near to everything, lose hub_weight · H(l).
 
+Of an approximate index (`irr.index`) the labels are those it has in sight of the queries; their
+scores, and the averages that these are relative to, come about in the same way.
+
 Without step 3 a label that one phrase names loses to labels that many phrases graze. Corrections
 are zero for average queries and labels, so scores stay about cosines.
 """
@@ -23,7 +26,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,18 +35,21 @@ from irr.errors import ConfigurationError
 from irr.index import LabelIndex
 from irr.phrases import Phrases
 from irr.types import Candidate
-from irr.vectors import NEIGHBOURS, Floats, mean_of_highest, top_k
+from irr.vectors import NEIGHBOURS, Floats, Positions, mean_of_highest, top_k
 
 if TYPE_CHECKING:
     from irr.encoder import Encoder
 
 __all__ = [
+    "Mask",
     "RetrieveSettings",
     "Retriever",
     "apply_prior",
     "clause_margin",
     "log_mean_exp_pool",
 ]
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
 
 # Vectors of queries kept for texts to come: 30 MB at 384 dimensions.
 REMEMBERED = 20_000
@@ -102,7 +108,7 @@ class RetrieveSettings:
 class Retriever:
     """The labels of an index for the queries of texts. May be used from several threads.
 
-    Memory: 8 bytes for each pair of a query of one text and a label.
+    Memory: 8 bytes for each pair of a query of one text and a label that is compared with it.
 
     Args:
         encoder: the one that the index was built with.
@@ -159,31 +165,62 @@ class Retriever:
         return found
 
     def retrieve_many(
-        self, documents: Sequence[tuple[Phrases | None, Sequence[str]]]
+        self,
+        documents: Sequence[tuple[Phrases | None, Sequence[str]]],
+        allowed: Mask | Sequence[Mask | None] | None = None,
     ) -> list[list[Candidate]]:
-        """Do `retrieve` for each (phrases, guesses), with all their queries encoded together."""
+        """Do `retrieve` for each (phrases, guesses), with all their queries encoded together.
+
+        Args:
+            allowed: (labels,) bool, False for labels that must not come out; or one such mask or
+                None for each document. The others come out as they would without it.
+        """
+        masks: list[Mask | None]
+        if allowed is None or isinstance(allowed, np.ndarray):
+            masks = [allowed] * len(documents)
+        else:
+            masks = list(allowed)
         queries = [_queries(phrases, guesses) for phrases, guesses in documents]
         vectors = self._encode(dict.fromkeys(text for texts, _ in queries for text in texts))
-        return [self._candidates(texts, clauses, vectors) for texts, clauses in queries]
+        return [
+            self._candidates(texts, clauses, vectors, mask)
+            for (texts, clauses), mask in zip(queries, masks, strict=True)
+        ]
 
     def _candidates(
-        self, texts: list[str], clauses: npt.NDArray[np.int64], vectors: dict[str, Floats]
+        self,
+        texts: list[str],
+        clauses: npt.NDArray[np.int64],
+        vectors: dict[str, Floats],
+        allowed: Mask | None,
     ) -> list[Candidate]:
         if not texts:
             return []
-        cosines = self.index.scores(np.stack([vectors[text] for text in texts]))
-        scores = self._scores(cosines, clauses)
-        positions = top_k(scores, self.settings.candidates)
+        queries = np.stack([vectors[text] for text in texts])
+        positions, cosines = self.index.near(queries, self.settings.candidates)
+        if allowed is not None and self.index.approximate:
+            wanted = min(self.settings.candidates, int(np.count_nonzero(allowed)))
+            if np.count_nonzero(allowed[positions]) < wanted:
+                positions, cosines = self.index.near(queries, len(self.index))
+        scores = self._scores(cosines, clauses, positions)
+        if allowed is None:
+            best = top_k(scores, self.settings.candidates)
+        else:
+            places = np.flatnonzero(allowed[positions])
+            best = places[top_k(scores[places], self.settings.candidates)]
         handicap = np.where(clauses == _WHOLE, WHOLE_TEXT_HANDICAP, 0)[:, None]
-        nearest = (cosines[:, positions] - handicap).argmax(axis=0)
+        nearest = (cosines[:, best] - handicap).argmax(axis=0)
         return [
-            Candidate(int(position), float(scores[position]), texts[query])
-            for position, query in zip(positions, nearest, strict=True)
+            Candidate(int(positions[place]), float(scores[place]), texts[query])
+            for place, query in zip(best, nearest, strict=True)
         ]
 
-    def _scores(self, cosines: Floats, clauses: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Take steps 1 to 5 and apply the prior: (labels,), rounded."""
+    def _scores(
+        self, cosines: Floats, clauses: npt.NDArray[np.int64], positions: Positions
+    ) -> npt.NDArray[np.float64]:
+        """Take steps 1 to 5 and apply the prior: (n,), rounded, for the labels at `positions`."""
         settings = self.settings
+        hub_terms = self._hub_terms[positions]
         shift = settings.vague_weight * (mean_of_highest(cosines, NEIGHBOURS) - self._mean_hub)
         clear = cosines - shift[:, None]
         guesses = int(np.count_nonzero(clauses == _GUESS))
@@ -191,23 +228,25 @@ class Retriever:
         if guesses:
             parts.append((settings.guess_weight, clear[:guesses].max(axis=0)))
         if guesses < len(clear):
-            pooled_phrases = self._pool_phrases(clear[guesses:], clauses[guesses:])
+            pooled_phrases = self._pool_phrases(clear[guesses:], clauses[guesses:], hub_terms)
             parts.append((settings.phrase_weight, pooled_phrases))
         # With one part only its weight, which may be 0, has nothing to weigh.
         total = sum(weight for weight, _ in parts) if len(parts) > 1 else 0
         pooled = sum(weight / total * part for weight, part in parts) if total else parts[0][1]
-        scores = np.asarray(pooled - self._hub_terms, dtype=np.float64)
+        scores = np.asarray(pooled - hub_terms, dtype=np.float64)
         if self.priors is not None and settings.prior_strength:
-            scores = apply_prior(scores, self.priors, settings.prior_strength)
+            scores = apply_prior(scores, self.priors[positions], settings.prior_strength)
         return np.round(scores, DECIMALS)
 
-    def _pool_phrases(self, clear: Floats, clauses: npt.NDArray[np.int64]) -> Floats:
-        """Take steps 2 and 3: (labels,)."""
+    def _pool_phrases(
+        self, clear: Floats, clauses: npt.NDArray[np.int64], hub_terms: Floats
+    ) -> Floats:
+        """Take steps 2 and 3: (n,)."""
         pooled = log_mean_exp_pool(clear, self.settings.temperature)
         if self.settings.clause_weight and clauses.max() >= 0:
             numbers = np.unique(clauses[clauses >= 0])
             best = [clear[clauses == clause].max(axis=0) for clause in numbers]
-            margin = clause_margin(np.stack(best) - self._hub_terms)
+            margin = clause_margin(np.stack(best) - hub_terms)
             pooled += np.float32(self.settings.clause_weight) * margin
         return pooled
 

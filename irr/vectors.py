@@ -5,7 +5,9 @@ In: vectors and scores as arrays. Out: arrays. Knows neither labels nor encoders
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,17 +22,21 @@ __all__ = [
     "NEIGHBOURS",
     "Floats",
     "Integers",
+    "Positions",
     "cosines",
     "first_rows",
     "label_hubs",
     "mean_of_highest",
+    "near_hubs",
     "pool_rows",
+    "rows_of",
     "top_k",
     "unit_rows",
 ]
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32]
+Positions = npt.NDArray[np.int64]
 
 # Labels around a label or a query that tell how much of a hub it is.
 NEIGHBOURS = 10
@@ -39,6 +45,9 @@ MOST_COMPARED = 100_000
 # Floats in one block of scores: 64 MB.
 BLOCK = 1 << 24
 _FOLDS = 32
+# Rows looked at for each neighbouring label of `near_hubs`, and labels at a time.
+_SPARE = 2.5
+_NEAR_LABELS = 4096
 # Multiplications up to which OpenBLAS multiplies without packing its operands.
 _SMALL_PRODUCT = 1_000_000
 # Rows of a block below which the calls cost more than packing would.
@@ -57,13 +66,18 @@ def unit_rows(vectors: npt.ArrayLike) -> Floats:
     matrix = np.asarray(vectors)
     if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
         raise EncoderError(f"expected a matrix of numbers, got {matrix.dtype} {matrix.shape}")
-    # In float64 neither the square of 1e30 nor that of 1e-30 is lost.
-    lengths = np.sqrt(np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64))
-    if not np.isfinite(lengths).all():
-        row = int(np.flatnonzero(~np.isfinite(lengths))[0])
-        raise EncoderError(f"the vector of row {row} is not finite")
-    lengths[lengths == 0] = 1
-    units: Floats = (matrix / lengths[:, None]).astype(np.float32)
+    units = np.empty(matrix.shape, np.float32)
+    # Block by block, since the arithmetic is in float64: in it neither the square of 1e30 nor
+    # that of 1e-30 is lost.
+    step = max(1, BLOCK // max(1, matrix.shape[1]))
+    for first in range(0, len(matrix), step):
+        block = matrix[first : first + step]
+        lengths = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float64))
+        if not np.isfinite(lengths).all():
+            row = first + int(np.flatnonzero(~np.isfinite(lengths))[0])
+            raise EncoderError(f"the vector of row {row} is not finite")
+        lengths[lengths == 0] = 1
+        units[first : first + step] = block / lengths[:, None]
     return units
 
 
@@ -181,6 +195,85 @@ def label_hubs(
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         list(pool.map(fill, range(0, labels, step)))
     return hubs
+
+
+def near_hubs(
+    vectors: Floats,
+    owners: Integers,
+    near: Callable[[Floats, int], Positions],
+    *,
+    neighbours: int = NEIGHBOURS,
+) -> Floats:
+    """Do as `label_hubs`, for labels too many to be compared: each row with those next to it.
+
+    Args:
+        near: finds for (n, d) rows the positions of some rows next to each, about as many as the
+            number says: (n, any), in any order, with repeats, -1 for none.
+
+    Returns:
+        (labels,) float32; of the neighbours that were found, zero where none was.
+    """
+    starts = first_rows(owners, len(vectors))
+    ends = np.append(starts, len(vectors))
+    # Neighbours are labels: those with several names take up several rows.
+    count = math.ceil(_SPARE * neighbours * len(vectors) / len(starts))
+    hubs = np.zeros(len(starts), np.float32)
+    for first in range(0, len(starts), _NEAR_LABELS):
+        last = min(first + _NEAR_LABELS, len(starts))
+        rows = slice(int(ends[first]), int(ends[last]))
+        found = near(np.ascontiguousarray(vectors[rows]), count)
+        scores = _scores_of(vectors, rows, found)
+        labels = np.broadcast_to(owners[rows, None], found.shape)
+        others = owners[found]
+        kept = (found >= 0) & (others != labels)
+        parts = (labels[kept] - first, others[kept], scores[kept])
+        hubs[first:last] = _mean_of_nearest(*parts, last - first, neighbours)
+    return hubs
+
+
+def _scores_of(vectors: Floats, rows: slice, found: Positions) -> Floats:
+    """The cosine of each of the rows with each of the rows found for it."""
+    scores = np.empty(found.shape, np.float32)
+    step = max(1, BLOCK // (found.shape[1] * vectors.shape[1]))
+    for first in range(0, len(found), step):
+        block = slice(rows.start + first, min(rows.start + first + step, rows.stop))
+        near = vectors[found[first : first + step]]
+        scores[first : first + step] = (near @ vectors[block, :, None])[..., 0]
+    return scores
+
+
+def _mean_of_nearest(
+    labels: Integers, others: Integers, scores: Floats, count: int, neighbours: int
+) -> Floats:
+    """Of (label, other, score) triples, each pair's best: the mean of each label's highest."""
+    order = np.lexsort((-scores, others, labels))
+    labels, others, scores = labels[order], others[order], scores[order]
+    fresh = np.ones(len(labels), bool)
+    fresh[1:] = (labels[1:] != labels[:-1]) | (others[1:] != others[:-1])
+    labels, scores = labels[fresh], scores[fresh]
+    order = np.lexsort((-scores, labels))
+    labels, scores = labels[order], scores[order]
+    rank = np.arange(len(labels)) - np.searchsorted(labels, labels)
+    best = rank < neighbours
+    totals = np.bincount(labels[best], scores[best], minlength=count)
+    return np.asarray(
+        totals / np.maximum(1, np.bincount(labels[best], minlength=count)), np.float32
+    )
+
+
+def rows_of(labels: Positions, starts: npt.NDArray[Any], rows: int) -> tuple[Positions, Positions]:
+    """List the rows of some labels, and where among them those of each label begin.
+
+    >>> rows_of(np.array([0, 2]), np.array([0, 2, 3]), 6)
+    (array([0, 1, 3, 4, 5]), array([0, 2]))
+
+    Args:
+        labels: positions, ascending.
+        starts: (labels in all,) the first row of each, see `first_rows`; of `rows` in all.
+    """
+    counts = np.append(starts[1:], rows)[labels] - starts[labels]
+    firsts = np.cumsum(counts) - counts
+    return np.repeat(starts[labels] - firsts, counts) + np.arange(counts.sum()), firsts
 
 
 def pool_rows(scores: Floats, starts: npt.NDArray[Any], axis: int) -> Floats:

@@ -467,7 +467,30 @@ def test_gold_of_other_tools_is_read(tmp_path: Path) -> None:
     ]
 
 
-def test_unlabelled_and_repeated_documents_of_other_tools_are_errors(tmp_path: Path) -> None:
-    path = tmp_path / "export.jsonl"
-    path.write_text('{"text": "a", "accept": ["x"], "answer": "accept"}\n{"text": "b", "accept": []}\n')
-    assert len(list(read_gold(path))) >= 1
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([{"text": "a", "label": "x"}, {"text": "b", "answer": "reject"}], "has no labels"),
+        ([], "holds no documents"),
+    ],
+)
+def test_corpora_of_other_tools_must_be_labelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[dict[str, str]], message: str
+) -> None:
+    def corpus(*_: object, **__: object) -> Iterator[Document]:
+        return (Document(row["text"], row["text"], None) for row in lines)
+
+    path = tmp_path / "corpus.tsv"
+    path.write_text("a text\t<http://x/1>\n")
+    monkeypatch.setattr("irr.corpora.read_corpus", corpus)
+    with pytest.raises(DocumentError, match=message):
+        list(read_gold(path))
+
+
+def test_ids_of_other_tools_must_be_unique(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "corpus.tsv"
+    path.write_text("a text\t<http://x/1>\n")
+    twice = [Document("1", "a", ("x",)), Document("1", "b", ("x",))]
+    monkeypatch.setattr("irr.corpora.read_corpus", lambda *_, **__: iter(twice))
+    with pytest.raises(DocumentError, match="came before"):
+        list(read_gold(path))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import irr.index as index_module
+import irr.index.label_index as index_module
 from irr.errors import ConfigurationError, EncoderError, InputError, OutputError
 from irr.index import LabelIndex, open_index
 from irr.labels import LabelSet
@@ -157,6 +157,69 @@ def test_pickles_are_refused(tmp_path: Path) -> None:
         LabelIndex.load(tmp_path, verify=False)
 
 
+MANY = np.repeat(np.arange(200, dtype=np.int32), 3)
+
+
+def test_approximate_search_equals_exact_search() -> None:
+    pytest.importorskip("faiss")
+    rows, queries = random(600, 64), random(20, 64, seed=1)
+    approximate = LabelIndex(rows, MANY, approximate=True)
+    assert approximate.approximate
+    exact = LabelIndex(rows, MANY).search(queries, 5)
+    for ours, expected in zip(approximate.search(queries, 5), exact, strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+def test_near_is_as_exact_as_scores() -> None:
+    pytest.importorskip("faiss")
+    index = LabelIndex(random(600, 64), MANY, approximate=True)
+    queries = random(3, 64, seed=2)
+    positions, cosines = index.near(queries, 5)
+    assert (np.diff(positions) > 0).all()
+    np.testing.assert_allclose(cosines, index.scores(queries)[:, positions], atol=1e-6)
+
+
+def test_hubs_of_an_approximate_index_are_near_the_exact_ones() -> None:
+    pytest.importorskip("faiss")
+    draw = np.random.default_rng(0)
+    rows = draw.standard_normal((60, 64))[draw.integers(60, size=2000)]
+    rows += draw.standard_normal((2000, 64)) * draw.uniform(0.2, 0.8, (2000, 1))
+    exact, ours = (LabelIndex(rows, approximate=kind).hubs for kind in (False, True))
+    assert np.abs(exact - ours).mean() < 0.01 * exact.std() + 0.005
+    assert np.corrcoef(exact, ours)[0, 1] > 0.99
+
+
+def test_the_number_of_rows_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(index_module, "APPROXIMATE_FROM", 600)
+    assert LabelIndex(random(600), MANY).approximate
+    assert not LabelIndex(random(599)).approximate
+    assert not LabelIndex(random(600), MANY, approximate=False).approximate
+
+
+def test_saved_approximate_index_is_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    index = LabelIndex(random(600, 64), MANY, approximate=True)
+    index.save(tmp_path)
+    loaded = LabelIndex.load(tmp_path)
+    assert loaded.approximate
+    for a, b in zip(loaded.near(random(3, 64), 5), index.near(random(3, 64), 5), strict=True):
+        np.testing.assert_array_equal(a, b)
+    LabelIndex(random(7), OWNERS).save(tmp_path)
+    assert not LabelIndex.load(tmp_path).approximate
+    assert not (tmp_path / "cells.faiss").exists()
+
+
+def test_cells_that_were_changed_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    LabelIndex(random(600, 64), MANY, approximate=True).save(tmp_path)
+    other = tmp_path / "other"
+    LabelIndex(random(600, 64, seed=1), MANY, approximate=True).save(other)
+    (tmp_path / "cells.faiss").write_bytes((other / "cells.faiss").read_bytes())
+    with pytest.raises(InputError, match="changed since"):
+        LabelIndex.load(tmp_path)
+
+
 def test_save_to_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
@@ -212,7 +275,7 @@ def test_open_index_builds_once(cache: Path) -> None:
 
 def test_damaged_cache_entry_is_replaced(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     open_index(LABELS, Counting())
-    (entry,) = cache.iterdir()
+    (entry,) = (entry for entry in cache.iterdir() if not entry.name.startswith("."))
     (entry / "hubs.npy").write_bytes(b"")
     encoder = Counting()
     open_index(LABELS, encoder)

@@ -259,6 +259,66 @@ def test_vectors_are_remembered_within_bounds(
     assert len(encoder.asked) == 2 * asked + 2
 
 
+def approximate_and_exact(rows: int, names: int = 1) -> tuple[LabelIndex, LabelIndex]:
+    """Indexes of the same vectors and hubs, of labels with so many names each."""
+    vectors = np.random.default_rng(3).standard_normal((rows, 12))
+    owners = np.arange(rows) // names
+    exact = LabelIndex(vectors, owners, encoder="f1", approximate=False)
+    hubs = exact.hubs
+    return LabelIndex(vectors, owners, hubs=hubs, encoder="f1", approximate=True), exact
+
+
+@pytest.mark.parametrize("names", [1, 3])
+def test_a_shortlist_of_everything_gives_the_exact_candidates(names: int) -> None:
+    pytest.importorskip("faiss")
+    approximate, exact = approximate_and_exact(600, names)
+    priors = np.random.default_rng(4).uniform(0, 1, len(exact))
+    chosen = RetrieveSettings(candidates=9, prior_strength=3)
+    found, expected = (
+        Retriever(Tabled(), index, chosen, priors=priors).retrieve(phrases(TEXT), ["databases"])
+        for index in (approximate, exact)
+    )
+    assert [(c.position, c.evidence) for c in found] == [(c.position, c.evidence) for c in expected]
+    assert [c.score for c in found] == pytest.approx([c.score for c in expected], abs=3e-6)
+
+
+def test_a_shortlist_of_a_part_finds_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    import irr.index.ann as ann
+
+    monkeypatch.setattr(ann, "BUDGET", 1500)
+    approximate, exact = approximate_and_exact(5000)
+    texts = [(phrases(f"{TEXT}, {other}"), ()) for other in ("SQL", "teaching", "sales", "law")]
+    chosen = RetrieveSettings(candidates=20)
+    ours, all_labels = (
+        Retriever(Tabled(), index, chosen).retrieve_many(texts) for index in (approximate, exact)
+    )
+    shared = [
+        len({c.position for c in a} & {c.position for c in b})
+        for a, b in zip(ours, all_labels, strict=True)
+    ]
+    positions, cosines = approximate.near(Tabled().encode(["SQL", "Java"]), 20)
+    assert cosines.shape == (2, len(positions))
+    assert len(positions) < 5000
+    assert sum(shared) >= 0.9 * 20 * len(texts)
+
+
+def test_all_labels_come_where_all_are_wanted() -> None:
+    pytest.importorskip("faiss")
+    approximate, exact = approximate_and_exact(600)
+    chosen = RetrieveSettings(candidates=600)
+    found = Retriever(Tabled(), approximate, chosen).retrieve(phrases(TEXT))
+    assert found == Retriever(Tabled(), exact, chosen).retrieve(phrases(TEXT))
+
+
+def test_what_is_shortlisted_for_a_text_does_not_depend_on_others() -> None:
+    pytest.importorskip("faiss")
+    approximate, _ = approximate_and_exact(3000)
+    texts = [(phrases(TEXT), ()), (phrases("law"), ("SQL",)), (None, ("Java",))]
+    together = Retriever(Tabled(), approximate).retrieve_many(texts)
+    assert together == [Retriever(Tabled(), approximate).retrieve(*text) for text in texts]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

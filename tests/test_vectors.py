@@ -8,8 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from irr.errors import ConfigurationError
-from irr.vectors import label_hubs, mean_of_highest, top_k, unit_rows
+import irr.vectors as vectors_module
+from irr.errors import ConfigurationError, EncoderError
+from irr.vectors import (
+    label_hubs,
+    mean_of_highest,
+    near_hubs,
+    rows_of,
+    top_k,
+    unit_rows,
+)
 
 OWNERS = np.array([0, 0, 1, 2, 2, 2, 3], np.int32)
 
@@ -81,3 +89,45 @@ def test_unit_rows_of_extreme_lengths() -> None:
     units = unit_rows(np.array([[3e30, 4e30], [3e-30, 4e-30], [0, 0]], np.float32))
     np.testing.assert_allclose(units, [[0.6, 0.8], [0.6, 0.8], [0, 0]], atol=1e-6)
     assert unit_rows([[3, 4]]).dtype == np.float32
+
+
+@pytest.mark.parametrize("neighbours", [1, 2, 10])
+def test_hubs_by_neighbours_equal_hubs(neighbours: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = unit_rows(random(300))
+    owners = np.sort(np.random.default_rng(1).integers(0, 90, 300))
+    owners = np.unique(owners, return_inverse=True)[1].astype(np.int32)
+
+    def near(rows: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+        """All rows, in no order, some twice, and places without any."""
+        found = np.tile([*range(299, -1, -1), *range(count), -1, -1], (len(rows), 1))
+        return found.astype(np.int64)
+
+    monkeypatch.setattr(vectors_module, "_NEAR_LABELS", 7)
+    expected = label_hubs(units, owners, neighbours=neighbours)
+    found = near_hubs(units, owners, near, neighbours=neighbours)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_hubs_without_neighbours_are_zero() -> None:
+    units = unit_rows(random(3))
+    nothing = near_hubs(
+        units, np.arange(3, dtype=np.int32), lambda rows, _: np.full((len(rows), 2), -1)
+    )
+    assert nothing.tolist() == [0, 0, 0]
+
+
+def test_rows_of_labels_with_several_names() -> None:
+    starts = np.array([0, 2, 3, 6])
+    rows, firsts = rows_of(np.array([0, 2, 3]), starts, 8)
+    assert rows.tolist() == [0, 1, 3, 4, 5, 6, 7]
+    assert firsts.tolist() == [0, 2, 5]
+
+
+def test_unit_rows_in_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = random(50)
+    whole = unit_rows(rows)
+    monkeypatch.setattr(vectors_module, "BLOCK", 24)
+    np.testing.assert_array_equal(unit_rows(rows), whole)
+    rows[41, 0] = np.nan
+    with pytest.raises(EncoderError, match="row 41 is not finite"):
+        unit_rows(rows)

@@ -806,7 +806,7 @@ def test_a_local_model_with_an_address_is_refused() -> None:
 def test_a_server_that_dies_during_the_run_is_why_calls_fail(fake: Make) -> None:
     fake("serve()")
     with (
-        pytest.raises(LMError, match="has ended: .*memory"),
+        pytest.raises(LMError, match=r"has ended: .*memory"),
         serving(LMChoice(f"vllm/{MODEL}")) as (lms, _),
     ):
         address = str(lms.for_stage("infer")[1]).removesuffix("/v1")
