@@ -18,7 +18,10 @@ from irr.errors import IrrError
 from irr.metrics import Score
 from irr.show import print_table
 
-PACKAGES = ("numpy", "onnxruntime", "torch", "sentence-transformers", "dspy", "irr")
+PACKAGES = (
+    *("numpy", "onnxruntime", "faiss-cpu", "torch", "sentence-transformers", "dspy"),
+    *("aiohttp", "irr"),
+)
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

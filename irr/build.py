@@ -165,7 +165,7 @@ def build_program(
     label_set = labels if isinstance(labels, LabelSet) else LabelSet.read(labels)
     table = read_priors(priors, label_set) if priors is not None else None
     model = load_encoder(encoder or DEFAULT_ENCODER, device=device, threads=threads)
-    index = open_index(label_set, model, progress=progress)
+    index = open_index(label_set, model, progress=progress, threads=threads)
     retriever = Retriever(model, index, settings or RetrieveSettings(), priors=table)
     program = InferRetrieveRank(
         label_set, retriever, fusion=fusion, in_flight=choice.in_flight, prompts=wording

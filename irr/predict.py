@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--format table is shown, not written: leave --output out")
     if bool(arguments.texts) == bool(arguments.input):
         parser.error("give texts, or a file of documents with --input (- for standard input)")
+    continued = arguments.restart or arguments.resume_changed or arguments.retry_failed
+    if continued and arguments.output in (None, "-"):
+        parser.error("--restart, --resume-changed and --retry-failed are about an --output FILE")
     if arguments.engine == "ray" and (arguments.dry_run or not arguments.input):
         parser.error("--engine ray reads --input FILE, and does not estimate: see --dry-run alone")
     if arguments.engine == "ray" and arguments.output in (None, "-"):
@@ -106,12 +109,15 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "--retry-failed", action="store_true", help="predict again the rows that failed"
     )
     runs.add_argument(
-        "--restart", action="store_true", help="begin anew where --output is there already"
+        "--restart",
+        action="store_true",
+        help="begin anew where --output is there already; replies of the LM that were kept are "
+        "used again",
     )
     runs.add_argument(
         "--resume-changed",
         action="store_true",
-        help="continue although labels, prompts, LM or input have changed since",
+        help="continue although labels, prompts, LM or texts of the input have changed since",
     )
     runs.add_argument(
         "--max-error-rate",
@@ -184,12 +190,12 @@ def _into_file(arguments: argparse.Namespace, lms: LMChoice) -> int:
         settings = _settings(arguments)
         with open_journal(program, arguments.output, settings) as journal:
             if journal.finished:
-                sys.stderr.write(f"irr: {arguments.output} is finished: {_kept(journal)}\n")
+                _say_finished(arguments, journal)
             else:
                 if journal.rows:
                     sys.stderr.write(f"irr: going on after {_kept(journal)}\n")
                 with (
-                    RunProgress(before=journal.rows, ledger=ledger) as progress,
+                    RunProgress(journal=journal, ledger=ledger) as progress,
                     _stoppable(program) as stop,
                 ):
                     documents = _documents(arguments)
@@ -197,6 +203,20 @@ def _into_file(arguments: argparse.Namespace, lms: LMChoice) -> int:
         failed = journal.failed
     if ledger and not failed:
         remove_replies(arguments.output)
+    return _say_failed(failed)
+
+
+def _say_finished(arguments: argparse.Namespace, journal: Journal) -> None:
+    """Say that nothing is left to do, if the input is still the one that the rows are of."""
+    for _ in journal.remaining(_documents(arguments)):
+        raise AssertionError("a finished run leaves no document")
+    sys.stderr.write(f"irr: {arguments.output} is finished: {_kept(journal)}\n")
+
+
+def _say_failed(failed: int) -> int:
+    """The exit status of a run; says how failed rows are mended."""
+    if failed:
+        sys.stderr.write(f"irr: {failed:,} rows failed: --retry-failed predicts them again\n")
     return SOME_FAILED if failed else 0
 
 
@@ -231,10 +251,11 @@ def _onto_stream(arguments: argparse.Namespace, lms: LMChoice) -> int:
 def _dry_run(arguments: argparse.Namespace, lms: LMChoice) -> int:
     from irr.dryrun import estimate_run, print_estimate
     from irr.options import program_from
-    from irr.runs import replies_of
+    from irr.runs import remove_replies, replies_of
 
     started = time.monotonic()
-    kept = _journaled(arguments)
+    kept = _journaled(arguments) and arguments.sample > 0
+    was_there = kept and replies_of(arguments.output).exists()
     ledger = _ledger(arguments, lms, whole=kept)
     with contextlib.closing(ledger) if ledger else contextlib.nullcontext():
         program = program_from(arguments, lms=lms, depth=arguments.top_k, ledger=ledger)
@@ -246,6 +267,8 @@ def _dry_run(arguments: argparse.Namespace, lms: LMChoice) -> int:
             top_k=arguments.top_k,
             start_seconds=time.monotonic() - started,
         )
+    if kept and not was_there and not estimate.calls.value:
+        remove_replies(arguments.output)
     print_estimate(estimate, sys.stdout)
     if estimate.sampled and estimate.calls.value:
         where = f"kept in {replies_of(arguments.output)}" if kept else "not kept without --output"
@@ -272,10 +295,10 @@ def _on_ray(arguments: argparse.Namespace, lms: LMChoice) -> int:
     program = make(ledger=None, threads=arguments.threads or 1)
     with open_journal(program, arguments.output, settings) as journal:
         if journal.finished:
-            sys.stderr.write(f"irr: {arguments.output} is finished: {_kept(journal)}\n")
+            _say_finished(arguments, journal)
         else:
             with (
-                RunProgress(before=journal.rows, ledger=spent) as progress,
+                RunProgress(journal=journal, ledger=spent) as progress,
                 stopping_on_signals() as stop,
             ):
                 predict_on_ray(
@@ -293,7 +316,7 @@ def _on_ray(arguments: argparse.Namespace, lms: LMChoice) -> int:
                 )
         failed = journal.failed
     remove_parts(arguments.output)
-    return SOME_FAILED if failed else 0
+    return _say_failed(failed)
 
 
 def _documents(arguments: argparse.Namespace) -> Iterator[Document]:
@@ -369,7 +392,14 @@ def _as_typed(text: str) -> str:
 
 def _refuse_to_overwrite(arguments: argparse.Namespace) -> None:
     """An output that is an input would be gone when it is replaced."""
-    if arguments.output in (None, "-") or not Path(arguments.output).exists():
+    if arguments.output in (None, "-"):
+        return
+    output, source = Path(arguments.output), Path(arguments.input or "-")
+    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+        raise ConfigurationError(
+            "--output lies in the folder of --input and would be read as input: name another place"
+        )
+    if not output.exists():
         return
     for name in ("input", "labels", "examples", "priors", "program"):
         source = getattr(arguments, name)

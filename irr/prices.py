@@ -93,6 +93,8 @@ def known_prices(
     Raises:
         ConfigurationError: the file cannot be read.
     """
+    if prices_file is not None:
+        read_prices(prices_file)  # What is wrong with it is said also where no LM is asked.
     named = [(name, base) for name, base in lms if name != "none"]
     found = [price_of(name, prices_file=prices_file, api_base=base) for name, base in named]
     return {price.model: price for price in found if price is not None}

@@ -8,6 +8,7 @@ on where it was.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -64,11 +65,11 @@ class RunSettings:
 
 
 class ErrorLimit:
-    """Ends a hopeless run: counts rows and failures."""
+    """Ends a hopeless run: counts rows and failures, after those of earlier starts."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, rows: int = 0, failed: int = 0) -> None:
         self._rate = rate
-        self._rows = self._failed = 0
+        self._rows, self._failed = rows, failed
 
     def add(self, prediction: Prediction) -> None:
         """Count a row.
@@ -91,7 +92,7 @@ class ErrorLimit:
 
 def replies_of(output: Path | str) -> Path:
     """Where the replies of a run into `output` are kept until its rows are all there."""
-    return Path(f"{output}.replies")
+    return Path(f"{os.path.realpath(output)}.replies")
 
 
 def open_journal(program: InferRetrieveRank, output: Path | str, settings: RunSettings) -> Journal:
@@ -129,7 +130,7 @@ def run_to_file(
         IrrError: whatever ended the run early; the rows that were finished are in the journal.
     """
     stop = stop or Stop()
-    limit = ErrorLimit(settings.max_error_rate)
+    limit = ErrorLimit(settings.max_error_rate, journal.rows, journal.failed)
     predictions = program.predict_many(
         journal.remaining(documents), top_k=settings.top_k, trace=settings.trace, stop=stop
     )
@@ -205,4 +206,4 @@ def stopping_on_signals() -> Generator[Stop]:
 def remove_replies(output: Path | str) -> None:
     """Remove the kept replies of a run whose rows are all there, and what a batch was asked."""
     for name in ("replies", "replies-wal", "replies-shm", "requests", "requests-journal"):
-        Path(f"{output}.{name}").unlink(missing_ok=True)
+        Path(f"{os.path.realpath(output)}.{name}").unlink(missing_ok=True)

@@ -14,11 +14,13 @@ from irr.types import Document, Prediction, ScoredLabel
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from irr.journal import Journal
     from irr.ledger import Counts
 
 __all__ = ["EmbeddingProgress", "ResultTable", "RunProgress", "print_table"]
 
 _REFRESH_SECONDS = 0.1
+_LOG_SECONDS = 60.0
 _TITLE_CHARS = 300
 
 
@@ -150,27 +152,29 @@ class RunProgress:
 
     Args:
         shown: False only counts.
-        before: rows that earlier runs of the same command have finished.
+        journal: the file's rows and failures, those of earlier starts among them.
         ledger: tells what the run has cost in all.
+
+    Where standard error is no terminal, a line is written once a minute.
     """
 
     def __init__(
         self,
         *,
         shown: bool = True,
-        before: int = 0,
+        journal: Journal | None = None,
         ledger: Spending | None = None,
         stream: TextIO | None = None,
     ) -> None:
         self.documents = 0
         self.failed = 0
-        self._before = before
+        self._journal = journal
         self._ledger = ledger
         self._calls = 0
         self._stream = stream or sys.stderr
         self._shown = shown
         self._started = time.monotonic()
-        self._last = 0.0
+        self._last = self._started if not self._stream.isatty() else 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -181,9 +185,10 @@ class RunProgress:
         self.failed += prediction.status != "ok"
         self._calls += prediction.usage.calls
         now = time.monotonic()
-        if self._shown and self._stream.isatty() and now - self._last >= _REFRESH_SECONDS:
+        terminal = self._stream.isatty()
+        if self._shown and now - self._last >= (_REFRESH_SECONDS if terminal else _LOG_SECONDS):
             self._last = now
-            self._stream.write(f"\r{self._line():<78}")
+            self._stream.write(f"\r{self._line():<78}" if terminal else f"{self._line()}\n")
             self._stream.flush()
 
     def __exit__(
@@ -198,10 +203,11 @@ class RunProgress:
 
     def _line(self) -> str:
         seconds = max(time.monotonic() - self._started, 1e-9)
-        documents = f"{self._before + self.documents:,} documents"
-        if self._before:
-            documents += f" ({self.documents:,} of them now)"
-        parts = [documents, f"{self.failed:,} failed", *self._spent()]
+        rows, failed = self.documents, self.failed
+        if self._journal is not None:
+            rows, failed = self._journal.rows, self._journal.failed
+        now = f" ({self.documents:,} of them now)" if rows != self.documents else ""
+        parts = [f"{rows:,} documents{now}", f"{failed:,} failed", *self._spent()]
         return f"irr: {', '.join(parts)}, {seconds:,.1f} s ({self.documents / seconds:,.1f}/s)"
 
     def _spent(self) -> list[str]:

@@ -255,12 +255,89 @@ def test_a_dry_run_writes_nothing_and_its_replies_are_used(folder: Path, serve: 
     assert len(server.calls) == 2 * DOCUMENTS
 
 
+def test_a_finished_run_looks_at_its_input_again(folder: Path, serve: Serve) -> None:
+    server = serve(good)
+    assert predict(folder, server).returncode == 0
+    with (folder / "in.jsonl").open("a") as file:
+        file.write('{"id": "new", "text": "bake more"}\n')
+    refused = predict(folder, server)
+    assert refused.returncode == 4
+    assert "--resume-changed" in refused.stderr
+    assert len(server.calls) == 2 * DOCUMENTS
+    longer = predict(folder, server, "--resume-changed")
+    assert longer.returncode == 0, longer.stderr
+    assert len(server.calls) == 2 * DOCUMENTS + 2
+    assert [row["id"] for row in rows(folder)][-2:] == [f"é{DOCUMENTS - 1}", "new"]
+
+
+def test_an_interrupt_while_the_server_fails_makes_no_failed_rows(
+    folder: Path, serve: Serve
+) -> None:
+    broken = True
+    server = serve(lambda call: Reply("no", status=500, delay=0.2) if broken else good(call))
+    process = start(folder, server)
+    wait_for(lambda: len(server.calls) >= 4)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    broken = False
+    result = predict(folder, server)
+    assert result.returncode == 0, result.stderr
+    assert {row["status"] for row in rows(folder)} == {"ok"}
+
+
+def test_a_server_that_does_not_count_tokens_is_held_against_the_budget(
+    folder: Path, serve: Serve
+) -> None:
+    def script(call: Call) -> Reply:
+        message = {"role": "assistant", "content": good(call)}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return Reply(raw=json.dumps({"choices": [choice], "usage": None}).encode())
+
+    server = serve(script)
+    (folder / "prices.json").write_text('{"stub": {"input": 1000.0, "output": 1000.0}}')
+    options = ["--prices", "prices.json", "--max-cost", "5", "--in-flight", "1"]
+    result = predict(folder, server, *options)
+    assert result.returncode == 6
+    assert "the budget of $5 is spent" in result.stderr
+    assert len(server.calls) < 40
+
+
+def test_a_web_page_is_told_at_once(folder: Path, serve: Serve) -> None:
+    server = serve(lambda call: Reply(raw=b"<!doctype html><html></html>"))
+    result = predict(folder, server)
+    assert result.returncode == 6
+    assert "answered with a web page" in result.stderr
+    assert not (folder / "out.jsonl.partial").exists()
+
+
+def test_attempts_that_reach_nobody_are_no_calls(folder: Path, serve: Serve) -> None:
+    server = serve(good)
+    server.__exit__()
+    result = predict(folder, server, "--max-calls", "100")
+    assert result.returncode == 6
+    assert "LM calls" not in result.stderr
+    again = predict(folder, serve(good), "--max-calls", str(2 * DOCUMENTS))
+    assert again.returncode == 0, again.stderr
+
+
+def test_an_output_among_the_inputs_is_refused(folder: Path, serve: Serve) -> None:
+    inside = folder / "docs"
+    inside.mkdir()
+    (inside / "a.jsonl").write_text('{"text": "bake"}\n')
+    options = ["--input", "docs", "--output", "docs/out.jsonl"]
+    result = predict(folder, serve(good), *options)
+    assert result.returncode == 2
+    assert "lies in the folder of --input" in result.stderr
+
+
 def test_a_dry_run_without_a_sample_asks_nothing(folder: Path, serve: Serve) -> None:
     server = serve(good)
     result = predict(folder, server, "--dry-run", "--sample", "0")
     assert result.returncode == 0, result.stderr
     assert "unknown" in result.stdout
     assert server.calls == []
+    assert sorted(path.name for path in folder.iterdir()) == ["in.jsonl", "labels.txt"]
 
 
 @pytest.mark.parametrize(
@@ -277,3 +354,9 @@ def test_when_a_run_is_hopeless(rate: float, rows_: int, failed: int, ends: bool
         except TooManyFailedError:
             ended = True
     assert ended == ends
+
+
+def test_failures_of_earlier_starts_count() -> None:
+    limit = ErrorLimit(0.01, rows=500, failed=10)
+    with pytest.raises(TooManyFailedError, match="11 of 501 rows failed"):
+        limit.add(Prediction("x", "error", error=("LMError", "no")))

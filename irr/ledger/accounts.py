@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from irr.errors import ConfigurationError, LMError
+from irr.errors import ConfigurationError, LMError, OutputError
 
 __all__ = ["Account", "Budget", "BudgetError", "Counts", "Price", "Reply", "read_prices"]
 
@@ -17,6 +17,12 @@ class BudgetError(LMError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, fatal=True)
+
+
+class KeepError(LMError):
+    """Replies cannot be kept any more: the disk is full, or the file is gone."""
+
+    exit_status = OutputError.exit_status
 
 
 class Reply(NamedTuple):
@@ -104,11 +110,13 @@ class Account:
             self.cost if known else None,
         )
 
-    def take(self, reply: Reply) -> None:
+    def take(self, reply: Reply, reckoned: float = 0.0) -> None:
+        """Count a reply; where the server does not say what it took, at what was reckoned."""
         self.input_tokens += reply.input_tokens
         self.output_tokens += reply.output_tokens
         if self.price is not None:
-            self.cost += self.price.of(reply.input_tokens, reply.output_tokens)
+            told = self.price.of(reply.input_tokens, reply.output_tokens)
+            self.cost += told if reply.input_tokens or reply.output_tokens else reckoned
 
 
 def read_prices(path: Path | str) -> dict[str, Price]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sqlite3
 import threading
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from irr.errors import ConfigurationError, LMError, OutputError
-from irr.ledger.accounts import Account, Budget, BudgetError, Counts, Price, Reply
+from irr.ledger.accounts import Account, Budget, BudgetError, Counts, KeepError, Price, Reply
 
 __all__ = ["Ledger", "key_of"]
 
@@ -29,6 +30,7 @@ _VERSION = "2"
 # What an answer is reckoned to have before it is there: some ten guesses or numbers.
 _ANSWER_TOKENS = 60
 _SHORT = 2047
+_GO_ON = "to go on, run again with a higher"
 
 
 def key_of(role: str, body: bytes) -> str:
@@ -74,6 +76,7 @@ class Ledger:
         self._changed: set[str] = set()  # roles
         self._earlier: dict[str, Counts] = {}
         self.stopped: LMError | None = None
+        self._path = path
         self._db = None if path is None else self._open(path)
 
     def _open(self, path: Path) -> sqlite3.Connection:
@@ -97,7 +100,8 @@ class Ledger:
             if "locked" in str(error):
                 message = "another run is using it: wait for it, or name another --output"
                 raise OutputError(f"{path}: {message}") from error
-            raise OutputError(f"{path}: cannot keep LM replies there: {error}") from error
+            message = f"cannot keep LM replies there: {error}; move the file away"
+            raise OutputError(f"{path}: {message}") from error
         if version != _VERSION:
             db.close()
             raise OutputError(f"{path}: replies of version {version}; move the file away")
@@ -189,13 +193,18 @@ class Ledger:
         with self._idle:
             self._ended(role, reserved).failed += 1
 
+    def unsent(self, role: str, reserved: float) -> None:
+        """A request that was begun reached nobody: it was no call."""
+        with self._idle:
+            self._ended(role, reserved).calls -= 1
+
     def answered(self, role: str, reserved: float, key: str, reply: Reply) -> None:
         """A request that was begun was answered: count what it cost, and keep the reply.
 
         It must not be used before `commit`, which keeps all that were answered together.
         """
         with self._idle:
-            self._ended(role, reserved).take(reply)
+            self._ended(role, reserved).take(reply, reserved)
             self._keep(key, reply)
 
     def put(self, key: str, reply: Reply, role: str | None = None) -> None:
@@ -284,8 +293,12 @@ class Ledger:
             )
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            message = f"LM replies cannot be kept any more: {error}"
-            self.stopped = self.stopped or LMError(message, fatal=True)
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            message = f"{self._path}: LM replies cannot be kept any more: {error}"
+            if "full" in str(error):
+                message += ": free some space and run again"
+            self.stopped = self.stopped or KeepError(message, fatal=True)
             raise self.stopped from error
         self._pending.clear()
         self._changed.clear()
@@ -299,11 +312,13 @@ class Ledger:
     def _spent(self, expected: float) -> str | None:
         budget = self.budget
         if budget.max_calls is not None and self._sum("calls") >= budget.max_calls:
-            return f"the budget of {budget.max_calls:,} calls is spent"
+            return f"the budget of {budget.max_calls:,} calls is spent: {_GO_ON} --max-calls"
         if budget.max_cost is not None:
             under_way = sum(account.reserved for account in self._accounts.values())
             if self._sum("cost") + under_way + expected > budget.max_cost:
-                return f"the budget of ${budget.max_cost:,.4g} is spent"
+                spent = self._sum("cost")
+                told = "is spent" if spent else "does not pay for one call"
+                return f"the budget of ${budget.max_cost:,.4g} {told}: {_GO_ON} --max-cost"
         if budget.max_minutes is not None:
             minutes = (time.monotonic() - self._started) / 60
             if minutes >= budget.max_minutes:

@@ -33,6 +33,7 @@ from irr.lm.failures import (
     ReplyLimitError,
     Server,
     UnreachableError,
+    WebPageError,
     wait_after,
 )
 from irr.lm.limiter import Gate
@@ -265,8 +266,11 @@ class Engine:
                 wait = wait_after(error, failures, _LONGEST_OWN_WAIT)
                 exhausted = failures >= ATTEMPTS
                 failure = error
-            if exhausted or self._stopped() is not None:
+            if exhausted:
                 raise self._given_up(failure)
+            if (stop := self._stopped()) is not None:
+                # Not this document's failure: another run may well get its answer.
+                raise stop.with_traceback(None)
             self._say(failure)
             await self._pause(wait)
 
@@ -306,6 +310,9 @@ class Engine:
         reserved = ledger.begin(self._role, len(data))
         try:
             reply = await self._exchange(place, data)
+        except UnreachableError:
+            ledger.unsent(self._role, reserved)
+            raise
         except BaseException:
             ledger.failed(self._role, reserved)
             raise
@@ -327,6 +334,8 @@ class Engine:
 
     def _weigh(self, error: LMError) -> None:
         """What a failure says about the requests after it."""
+        if isinstance(error, WebPageError) and not self._answered:
+            error.fatal, error.retryable = True, False  # The address is wrong.
         if self._answered and error.status in (403, 404):
             # It answered before with this key and model: this may be about one document.
             self._refusals += 1

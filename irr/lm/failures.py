@@ -43,6 +43,7 @@ _TOO_LONG_CODE = "context_length_exceeded"
 _TOO_LONG = ("maximum context length", "longer than the maximum model length")
 # The same about a limit on the reply that no prompt could fit beside.
 _LIMIT_TOO_HIGH = re.compile(r"max_tokens=\d+ cannot be greater than max_model_len=(\d+)")
+_HINT = "; does the address end with /v1?"
 _NO_MODEL = {"model_not_found", "model_not_available", "unsupported_model", "DeploymentNotFound"}
 # Several servers send them with HTTP 429, where waiting does not help.
 _NO_MONEY = {"insufficient_quota", "exceeded_current_quota_error", "1113"}
@@ -76,6 +77,13 @@ class UnreachableError(LMError):
     def __init__(self, message: str, *, refused: bool) -> None:
         super().__init__(message, retryable=True, fatal=refused)
         self.refused = refused
+
+
+class WebPageError(LMError):
+    """The address is that of something else than an LM."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retryable=True)
 
 
 class NotAskedError(LMError):
@@ -114,7 +122,7 @@ class Server:
             return ContextTooLongError(message, status=status)
         if codes & _NO_MODEL or status == 404:
             path = urlsplit(self.base).path.strip("/")
-            hint = "" if path else "; does the address end with /v1?"
+            hint = "" if path else _HINT
             message = f"{self.base} has no model {self.model!r} ({http}): {said}{hint}"
             return LMError(message, fatal=True, status=status)
         if codes & _NO_MONEY or status == 402:
@@ -146,6 +154,9 @@ class Server:
             told = decode(body)
             if isinstance(told, dict) and told.get("error"):
                 return self.failure(200, headers, body)
+        if body.lstrip()[:1] == b"<":
+            hint = "" if urlsplit(self.base).path.strip("/") else _HINT
+            return WebPageError(f"{self.base} answered with a web page, not as an LM{hint}")
         return self._unreadable(why)
 
     def _unreadable(self, why: str) -> LMError:
