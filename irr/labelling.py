@@ -137,7 +137,7 @@ def print_survey(
         ),
     ]
     for title, rows in blocks:
-        filled = [(name, value) for name, value in rows if value]
+        filled = [(name, _cut(value)) for name, value in rows if value]
         if stream.isatty():
             _print_folded(title, filled, stream)
         else:
@@ -152,13 +152,13 @@ def warnings_of(found: Survey, hierarchy: Hierarchy, vocabulary: Vocabulary) -> 
     yield from vocabulary.problems.warnings()
     if found.same_names:
         name, ids = next(iter(found.same_names.items()))
-        first = f"{name!r} is that of {', '.join(ids[:_MOST_NAMED])}"
+        first = f"{_cut(name)!r} is that of {_cut(', '.join(ids[:_MOST_NAMED]))}"
         yield f"{path}: {len(found.same_names):,} names are those of several labels: {first}"
     if hierarchy.missing:
-        named = ", ".join(list(hierarchy.missing)[:_MOST_NAMED])
+        named = _cut(", ".join(list(hierarchy.missing)[:_MOST_NAMED]))
         yield f"{path}: {len(hierarchy.missing):,} parents are not among the labels: {named}"
     if hierarchy.cycles:
-        ways = "; ".join(" > ".join(cycle) for cycle in hierarchy.cycles[:_MOST_NAMED])
+        ways = _cut("; ".join(" > ".join(cycle) for cycle in hierarchy.cycles[:_MOST_NAMED]))
         yield f"{path}: {len(hierarchy.cycles):,} cycles of parents: {ways}"
 
 
@@ -187,10 +187,13 @@ def _fields(concept: Concept, label: Label) -> Iterator[tuple[str, str]]:
     others = [f"{text} ({tag})" for tag, text in concept.names if text != label.name]
     yield "other languages", "; ".join(others)
     yield "alternative names", "; ".join(label.alternative_names)
-    text = " ".join(label.description.split())
-    yield "description", text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "…"
+    yield "description", " ".join(label.description.split())
     yield "parents", ", ".join(label.parents)
     yield "notations", ", ".join(concept.notations)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "…"
 
 
 def _print_folded(title: str, rows: Sequence[tuple[str, str]], stream: TextIO) -> None:

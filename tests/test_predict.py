@@ -155,7 +155,7 @@ def test_what_is_missing_is_said_with_an_example() -> None:
         ("type.jsonl", b'{"id": "1", "name": 5}\n', ":1:"),
         ("nul.txt", b"a\nb\x00\n", ":2:"),
         ("zip.txt.gz", b"not gzip", "gzip"),
-        ("labels.pdf", b"%PDF", ".txt"),
+        ("labels.pdf", b"%PDF", "--labels-format"),
     ],
 )
 def test_bad_label_sets(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -8,8 +8,8 @@ Out: for each size, milliseconds a document of Retriever (the pooling of all que
      into 100 candidates) on an approximate and on an exact index with the same hubs, in turns, of
      the bare shortlist, and recall@50: how many of the exact first 50 are among the approximate
      first 50. For the largest size also seconds to build and to open (in a fresh process), and
-     that process's memory: of its own, and mapped from the file. For the real label sets, forced
-     to be approximate, recall@50 and how near the hubs are to the exact ones.
+     that process's memory: of its own, and mapped from the file. For each real label set with its
+     documents, forced to be approximate, recall@50 and how near the hubs are to the exact ones.
 
     python eval/bench/index.py --base esco/labels.jsonl icd/labels.jsonl \\
         --input esco/tech_validation.jsonl icd/notes.jsonl [--labels 1300000]
@@ -157,24 +157,20 @@ def memory() -> dict[str, float]:
     return {name.rstrip(":"): int(size) / 1000 for name, size in pairs}
 
 
-def of_real_set(
-    index: LabelIndex, encoder: Given, sources: dict[str, list[Phrases]]
-) -> dict[str, Row]:
-    """A real label set, forced to be approximate, its hubs too: a row for each set of texts."""
+def of_real_set(index: LabelIndex, encoder: Given, texts: Sequence[Phrases]) -> Row:
+    """A real label set, forced to be approximate, its hubs too."""
     forced = LabelIndex.of_units(
         index.vectors, index.owners, encoder=index.encoder, approximate=True
     )
+    shares = recall(Retriever(encoder, index), Retriever(encoder, forced), texts)
     apart = np.abs(index.hubs - forced.hubs)
-    hubs = {
+    return {
+        "recall": mean(shares),
+        "worst": min(shares),
         "hubs, correlation": float(np.corrcoef(index.hubs, forced.hubs)[0, 1]),
         "hubs, mean difference": float(apart.mean()),
         "hubs, deviation": float(index.hubs.std()),
     }
-    rows = {}
-    for source, texts in sources.items():
-        shares = recall(Retriever(encoder, index), Retriever(encoder, forced), texts)
-        rows[source] = {"recall": mean(shares), "worst": min(shares), **hubs}
-    return rows
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -191,9 +187,8 @@ def bench(options: argparse.Namespace) -> int:
     known = list(dict.fromkeys(query for text in flat for query in text.queries))
     encoder = Given(model.fingerprint, dict(zip(known, model.encode(known), strict=True)))
     real = {
-        f"{path} by {source}": row
-        for path, index in zip(options.base, sets, strict=True)
-        for source, row in of_real_set(index, encoder, texts).items()
+        path: of_real_set(index, encoder, texts[source])
+        for path, source, index in zip(options.base, options.input, sets, strict=True)
     }
     base = np.concatenate([index.vectors for index in sets])
     chosen = {
@@ -269,7 +264,7 @@ def _show(
 def main(argv: Sequence[str] | None = None) -> int:
     made = parser(__doc__)
     made.add_argument("--base", nargs="+", metavar="FILE", help="label sets to mix")
-    made.add_argument("--input", nargs="+", metavar="FILE", help="documents")
+    made.add_argument("--input", nargs="+", metavar="FILE", help="documents for each label set")
     made.add_argument("--labels", type=int, default=1_300_000, help="(default 1300000)")
     made.add_argument(
         "--queries", type=int, nargs="+", default=[10, 40], help="a document (default 10 40)"
@@ -280,8 +275,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = made.parse_args(argv)
     if options.open:
         return open_here(*options.open)
-    if not options.base or not options.input:
-        made.error("--base and --input are needed")
+    if not options.base or len(options.base) != len(options.input or ()):
+        made.error("--base and as many --input are needed")
     return run(bench, options)
 
 

@@ -157,11 +157,16 @@ class Asked:
             self._execute("INSERT OR REPLACE INTO lms VALUES (?, ?, ?)", role, *lm)
 
     def files(self) -> list[Path]:
-        """The files that the latest round wrote, absolute."""
+        """The files that the latest round wrote, absolute; also those of one that broke off."""
         return [Path(path) for (path,) in self._execute("SELECT path FROM files")]
 
+    def note_file(self, path: Path) -> None:
+        """Say that this round is about to write a file; to be told before it is there."""
+        self._execute("INSERT OR IGNORE INTO files VALUES (?)", str(path.absolute()))
+        self.commit()
+
     def note_files(self, paths: Iterable[Path]) -> None:
-        """Say which files this round wrote."""
+        """Say which files there are at the end of this round."""
         self._execute("DELETE FROM files")
         for path in paths:
             self._execute("INSERT INTO files VALUES (?)", str(path.absolute()))

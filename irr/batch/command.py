@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -34,6 +35,11 @@ __all__ = ["main"]
 # Problems of answers that are told of one by one.
 _TOLD = 5
 _REFRESH_SECONDS = 0.5
+# What a run has beside its output: `irr.journal`, `irr.ledger`, `irr.batch.asked`.
+_BESIDE = (
+    *("", ".partial", ".retry", ".run.json", ".run.json.new", ".lock", ".new"),
+    *(".replies", ".replies-wal", ".replies-shm", ".requests", ".requests-journal"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "--top-k", type=positive_int, default=10, metavar="N", help="as for irr predict"
     )
     write.add_argument("--trace", action="store_true", help="as for irr predict")
+    write.add_argument("--resume-changed", action="store_true", help="as for irr predict")
     write.add_argument("--retry-failed", action="store_true", help="as for irr predict")
     add_program_options(write)
     read = actions.add_parser(
@@ -122,10 +129,15 @@ def _write_round(
     from irr.runs import RunSettings, open_journal, remove_replies
 
     settings = RunSettings(
-        top_k=arguments.top_k, trace=arguments.trace, retry_failed=arguments.retry_failed
+        top_k=arguments.top_k,
+        trace=arguments.trace,
+        resume_changed=arguments.resume_changed,
+        retry_failed=arguments.retry_failed,
     )
     with open_journal(program, arguments.output, settings) as journal:
         if journal.finished:
+            for _ in journal.remaining(read_documents(arguments.input)):
+                pass  # There is none: this checks that the input is still that of the run.
             sys.stderr.write(f"irr: {arguments.output} is finished: {journal.rows:,} rows\n")
             if not journal.failed:
                 remove_replies(arguments.output)
@@ -134,7 +146,7 @@ def _write_round(
             roles = {model: role for role, model in ledger.models().items()}
             asked.note_lms({role: LMOfRole(model, listed[model]) for model, role in roles.items()})
             requests = RequestFiles(
-                Path(arguments.requests), older=asked.files(), settle=asked.commit
+                Path(arguments.requests), older=asked.files(), settle=asked.note_file
             )
             with requests as files:
                 progress = collect_requests(
@@ -274,6 +286,26 @@ def _check_files(arguments: argparse.Namespace) -> None:
             or (requests.exists() and Path(other).exists() and requests.samefile(other))
         ):
             raise ConfigurationError(f"--requests is the file of --{name}: name another one")
+    if taken := _taken(requests, Path(arguments.output)):
+        raise ConfigurationError(
+            f"--requests {requests} would replace {taken}, a file of the run: name another one"
+        )
+
+
+def _taken(requests: Path, output: Path) -> Path | None:
+    """The file of the run that files of requests could replace."""
+    family = re.compile(
+        rf"{re.escape(requests.stem)}(-\d{{5,}})?{re.escape(requests.suffix)}(\.partial)?",
+        re.IGNORECASE,  # Some disks do not tell names apart by it.
+    )
+    outputs = (output.absolute(), Path(os.path.realpath(output)))  # Replies are beside a link.
+    folders = {Path(os.path.realpath(requests.parent)), Path(os.path.realpath(requests)).parent}
+    for path in (Path(f"{each}{ending}") for each in outputs for ending in _BESIDE):
+        if Path(os.path.realpath(path.parent)) in folders and family.fullmatch(path.name):
+            return path
+        if os.path.realpath(path) == os.path.realpath(requests):
+            return path
+    return None
 
 
 def _asked_lms(arguments: argparse.Namespace) -> LMChoice:

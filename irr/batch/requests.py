@@ -7,6 +7,7 @@ OpenAI allows; and by model, since it allows one model in a file.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -34,14 +35,15 @@ class RequestFiles:
         older: files that an earlier round wrote. Those that this round would have written anew,
             had it more requests, are removed at its end: their requests are answered, or are
             among the new ones.
-        settle: called before a file takes its name; what it raises keeps the file from it.
+        settle: called before a file takes its name, with that; what it raises keeps the file
+            from it.
 
     Attributes:
         paths: the files that have their names.
         requests: how many were written in all.
 
     Raises:
-        OutputError: a file cannot be written.
+        OutputError: a file cannot be written, or would replace one that is not among the `older`.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class RequestFiles:
         path: Path,
         *,
         older: Iterable[Path] = (),
-        settle: Callable[[], object] = lambda: None,
+        settle: Callable[[Path], object] = lambda _: None,
         most_requests: int = MOST_REQUESTS,
         most_bytes: int = MOST_BYTES,
     ) -> None:
@@ -63,6 +65,7 @@ class RequestFiles:
         self._open: dict[str, _Part] = {}
 
     def __enter__(self) -> Self:
+        self._check_free(self._path)
         return self
 
     def write(self, key: str, model: str, body: Mapping[str, Any]) -> None:
@@ -96,11 +99,12 @@ class RequestFiles:
             part = None
         if part is None:
             self._begun += 1
+            self._check_free(self._numbered(self._begun))
             part = self._open[model] = _Part(self._numbered(self._begun), size)
         return part
 
     def _finish(self, model: str) -> None:
-        self._settle()
+        self._settle(self._open[model].path)
         part = self._open.pop(model)
         part.writer.__exit__(None, None, None)
         self.paths.append(part.path)
@@ -112,7 +116,16 @@ class RequestFiles:
         if self._begun == 1:
             self.paths = [self._moved(self.paths[0])]
 
+    def _check_free(self, path: Path) -> None:
+        """Refuse to replace what is not a file of requests, or is of another run."""
+        if os.path.lexists(path) and path.absolute() not in self._older:
+            raise OutputError(
+                f"{path}: is there already, and not from an earlier round of this run: move it "
+                "away, or name other --requests"
+            )
+
     def _moved(self, path: Path) -> Path:
+        self._settle(self._path)
         try:
             return path.replace(self._path)
         except OSError as error:

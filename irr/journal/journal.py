@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import BinaryIO, NamedTuple, Self
 
 from irr.errors import OutputError
+from irr.journal.checking import changed_input, changed_text, check_finished
 from irr.journal.opening import Opened, Wanted, open_rows
 from irr.journal.paths import Lock, Paths
 from irr.journal.publish import publish
@@ -27,7 +28,7 @@ from irr.journal.state import NO_ROWS, Checkpoint, RunState, extend_digest, writ
 from irr.types import Document, Prediction
 from irr.writer import output_failure, prediction_to_json
 
-__all__ = ["Journal", "is_journaled"]
+__all__ = ["Journal"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +44,6 @@ class _Passed(NamedTuple):
 
     documents: int
     digest: bytes
-
-
-def is_journaled(target: str | Path) -> bool:
-    """Whether a `Journal` can write `target`: not "-", a pipe, a device or ``/dev/stdout``."""
-    path = Path(target)
-    if str(target) == "-" or str(target).startswith(("/dev/", "/proc/")):
-        return False
-    return path.is_file() or path.is_dir() or not path.exists()
 
 
 class Journal:
@@ -71,9 +64,11 @@ class Journal:
         target: FILE; see `is_journaled`.
         run: what the run is: names and JSON values, such as hashes of labels and prompts. It
             must not change between a run and its continuation.
-        resume_changed: continue although `run`, or texts of the input, have changed.
+        resume_changed: continue although `run`, or texts of the input, have changed; also a
+            finished run, with the documents that came after those it was of.
         restart: begin anew. An older FILE stays until the new one replaces it.
-        retry_failed: predict rows with status "error" again, and keep the others as they are.
+        retry_failed: predict rows with status "error" again, also those that failed again in
+            an earlier run with this option, and keep the others as they are.
 
     Attributes:
         finished: (once entered) whether FILE is there already, whole and of this run.
@@ -83,8 +78,9 @@ class Journal:
 
     Raises:
         OutputError: on entering when another run is writing FILE, when FILE or FILE.partial is of
-            another run or of none, or when it cannot be read or written; later when it cannot be
-            written, or when the input is not the one the run was begun with.
+            another run or of none, when a finished FILE has been cut or has grown, or when it
+            cannot be read or written; later when it cannot be written, or when the input is not
+            the one the run was begun with.
     """
 
     _lock: Lock
@@ -156,11 +152,14 @@ class Journal:
         """Pass over the documents whose rows are there; yield the others, to be predicted.
 
         To be called once; may be read in another thread than `write` is called in. Of a run that
-        is finished nothing is left, and the documents are only checked.
+        is finished nothing is left: the documents are only checked, and its rows not read.
 
         Raises:
             OutputError: the documents are not those that the rows are of.
         """
+        if self.finished:
+            check_finished(self.name, self._paths.final, self._state.checkpoint, documents)
+            return
         passed = _Passed(0, b"")
         kept = self._kept()
         for document in documents:
@@ -170,9 +169,8 @@ class Journal:
                 self._given.append((document.id, passed))
                 yield document
         if next(kept, None) is not None:
-            raise self._changed(
-                f"it ends after {passed.documents} documents, but there are more rows"
-            )
+            how = f"it ends after {passed.documents} documents, but there are more rows"
+            raise changed_input(self.name, how)
         self._exhausted = passed
 
     def write(self, prediction: Prediction) -> None:
@@ -220,9 +218,6 @@ class Journal:
 
     def _kept(self) -> Iterator[Row]:
         """The rows that are there: those in the file being written, then those to be carried."""
-        if self.finished:
-            yield from read_rows(self._paths.final)
-            return
         if self._first:
             yield from islice(read_rows(self._writing), self._first)
         if self._source is not None:
@@ -232,29 +227,17 @@ class Journal:
         """Check that a document is that of its row, if it has one."""
         place = passed.documents + 1
         if row is not None and row.id != document.id:
-            raise self._changed(
-                f"row {place} is of {row.id!r}, document {place} is {document.id!r}"
-            )
-        if row is None and self.finished:
-            raise OutputError(
-                f"{self.name}: the input has more documents than the {passed.documents} that the "
-                "finished run was of: --resume-changed keeps its rows and goes on"
-            )
+            how = f"row {place} is of {row.id!r}, document {place} is {document.id!r}"
+            raise changed_input(self.name, how)
         digest = extend_digest(passed.digest, document)
         if self._digests.get(place, digest) != digest:
             if not self._wanted.resume_changed:
-                raise self._changed(f"a text among the first {place} is another one")
+                raise changed_text(self.name, place)
             logger.warning("%s: a text among the first %d has changed", self.name, place)
         return _Passed(place, digest)
 
     def _is_retried(self, passed: _Passed) -> bool:
         return self._retries and self._source is not None and passed.documents > self._first
-
-    def _changed(self, how: str) -> OutputError:
-        return OutputError(
-            f"{self.name}: the input has changed since the run was begun: {how}; give the input "
-            "it was begun with, or begin anew with --restart"
-        )
 
     # Writing.
 

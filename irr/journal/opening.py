@@ -1,7 +1,8 @@
 """Opening a journal: which rows are there, and what a run may do with them.
 
 In: the files that earlier runs left, what this run is, and what its user wants. Out: an `Opened`;
-files are healed, and a last step that was cut short is taken, but nothing else is changed.
+files are healed, a last step that was cut short is taken, and the rows of a retry that is retried
+are brought together, but nothing else is changed.
 """
 
 from __future__ import annotations
@@ -11,12 +12,21 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from irr.errors import OutputError
 from irr.journal.paths import Paths
 from irr.journal.publish import publish
-from irr.journal.rows import heal, size_of
-from irr.journal.state import NO_ROWS, Carried, Checkpoint, RunState, differing, read_state
+from irr.journal.rows import heal, is_whole, read_rows, size_of
+from irr.journal.state import (
+    NO_ROWS,
+    Carried,
+    Checkpoint,
+    RunState,
+    differing,
+    read_state,
+    write_state,
+)
 
 __all__ = ["Opened", "Wanted", "open_rows"]
 
@@ -86,10 +96,17 @@ def _finished(
         )
     if size is not None:
         publish(last, paths.final)
+    elif not is_whole(paths.final, state.checkpoint):
+        raise OutputError(
+            f"{paths.final}: has been changed since the run was finished: it does not have the "
+            f"{state.checkpoint.rows} rows that {paths.state.name} tells of: put them back, or "
+            "--restart begins anew"
+        )
     paths.discard_carried(state)
     current = _of_this_run(paths, state, run, wanted)
     retry = wanted.retry_failed and state.checkpoint.failed > 0
-    if current is state and not retry:
+    # Whether further documents have come is seen only when they are read.
+    if current is state and not retry and not wanted.resume_changed:
         return Opened(state, state.checkpoint, finished=True)
     return _carry_over(current, "output", state.checkpoint, retry=retry)
 
@@ -105,12 +122,40 @@ def _unfinished(
     state = _of_this_run(paths, state, run, wanted)
     if not there.input_digest:
         state = replace(state, checkpoint=NO_ROWS)
-    if state.carried is None and wanted.retry_failed and there.failed:
-        return _carry_over(state, "partial", there, retry=True)
     if state.carried is not None and state.carried.source == "partial":
         heal(paths.partial, state.carried.checkpoint)
+    if wanted.retry_failed and there.failed:
+        if state.carried is not None:
+            state, there = _join(paths, state, state.carried, there)
+        return _carry_over(state, "partial", there, retry=True)
     logger.info("continuing after the %d rows in %s", there.rows, writing)
     return Opened(state, there)
+
+
+def _join(
+    paths: Paths, state: RunState, carried: Carried, there: Checkpoint
+) -> tuple[RunState, Checkpoint]:
+    """Copy the rows that are not carried yet, so that FILE.partial has all of them.
+
+    Killed at any moment, this leaves the rows that are there, and can be done again.
+    """
+    writing, source = paths.writing(state), paths.source(state)
+    assert source is not None
+    known, rows, size, failed = state.checkpoint, there.rows, there.bytes, there.failed
+    with writing.open("r+b") as stream:
+        stream.seek(size)
+        for row in islice(read_rows(source), rows, None):
+            size += stream.write(row.line + b"\n")
+            rows, failed = rows + 1, failed + row.failed
+            if rows == carried.checkpoint.rows:
+                known = Checkpoint(rows, size, failed, carried.checkpoint.input_digest)
+        stream.flush()
+        os.fsync(stream.fileno())
+    if writing != paths.partial:
+        writing.replace(paths.partial)
+    state = replace(state, checkpoint=known, carried=None)
+    write_state(paths.state, state)
+    return state, Checkpoint(rows, size, failed)
 
 
 def _of_this_run(

@@ -1,11 +1,13 @@
 """The files of a journal, and the lock on them.
 
-In: FILE. Out: the names of what is beside it; one holder of the lock at a time.
+In: FILE. Out: whether it can have a journal; the names of what is beside it; one holder of the
+lock at a time.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -14,9 +16,19 @@ from irr.errors import OutputError
 from irr.journal.state import RunState
 from irr.writer import CAN_LOCK, is_at, lock
 
-__all__ = ["Lock", "Paths"]
+__all__ = ["Lock", "Paths", "is_journaled"]
 
 _TRIES = 10
+# Names of what is open already; where that is a file, another program writes it too.
+_OPEN = re.compile(r"/dev/(stdin|stdout|stderr|fd/.+)|/proc/.+/fd/.+")
+
+
+def is_journaled(target: str | Path) -> bool:
+    """Whether a `Journal` can write `target`: not "-", a pipe, a device or ``/dev/stdout``."""
+    path = Path(target)
+    if str(target) == "-" or _OPEN.fullmatch(str(path.absolute())):
+        return False
+    return path.is_file() or path.is_dir() or not path.exists()
 
 
 class Paths:

@@ -1,12 +1,14 @@
 """Rows that were written before: read again, and cut where a kill or power cut broke them.
 
-In: a file of predictions, as JSON lines, packed (.gz) or Parquet. Out: its rows, one at a time.
+In: a file of predictions, as JSON lines, packed (.gz) or Parquet. Out: its rows, one at a time;
+whether it still has all.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from typing import NamedTuple
 from irr.errors import OutputError
 from irr.journal.state import NO_ROWS, Checkpoint
 
-__all__ = ["Row", "heal", "read_rows", "size_of"]
+__all__ = ["Row", "heal", "is_whole", "read_rows", "size_of"]
 
 # How every line of `prediction_to_json` begins; the rest of a long row need not be parsed.
 _START = re.compile(rb'\{"id": ("(?:[^"\\]|\\.)*"), "status": "(ok|error)"')
@@ -80,11 +82,39 @@ def heal(path: Path, checkpoint: Checkpoint) -> Checkpoint | None:
     return Checkpoint(rows, whole, failed, start.input_digest)
 
 
+def is_whole(path: Path, checkpoint: Checkpoint) -> bool:
+    """Whether a finished file has the length that its checkpoint says; its rows are not read.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    ending = path.suffix.lower()
+    if ending == ".parquet":
+        return _parquet_rows(path) == checkpoint.rows
+    if ending == ".gz":
+        # The last four bytes are the size of what was packed: RFC 1952, 2.3.1.
+        with path.open("rb") as packed:
+            packed.seek(max(0, packed.seek(0, os.SEEK_END) - 4))
+            return int.from_bytes(packed.read(), "little") == checkpoint.bytes % 2**32
+    return size_of(path) == checkpoint.bytes
+
+
 def size_of(path: Path) -> int | None:
     """Bytes of a file; None where there is none."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
+        return None
+
+
+def _parquet_rows(path: Path) -> int | None:
+    """How many rows a Parquet file says it has; None where it is none."""
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    try:
+        return int(pq.read_metadata(str(path)).num_rows)
+    except pa.ArrowException:
         return None
 
 

@@ -86,7 +86,7 @@ class Ledger:
             db.execute("PRAGMA locking_mode=EXCLUSIVE")
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
-            db.execute("PRAGMA cache_size=-65536")  # KiB: keys are spread over the whole file
+            db.execute("PRAGMA cache_size=-8192")  # KiB: memory must not grow with the file
             db.execute("BEGIN IMMEDIATE")
             version = self._version(db)
             if version == _VERSION:
