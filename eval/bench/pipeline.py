@@ -96,7 +96,7 @@ def main() -> int:
     options.add_argument("--latency", type=float, default=0.2)
     options.add_argument("--labels", help="a label set; default: 500 generated labels")
     options.add_argument("--encoder", help="a real encoder instead of the table")
-    options.add_argument("--queries-of", type=int, default=200, help="documents for embedding")
+    options.add_argument("--queries-of", type=int, default=60, help="documents for embedding")
     options.add_argument("--child", help=argparse.SUPPRESS)
     return run(measure, options.parse_args())
 
