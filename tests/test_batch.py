@@ -36,6 +36,8 @@ from irr.runs import replies_of
 
 Serve = Callable[[Script], ScriptedServer]
 LABELS = ["bake bread", "speak German", "repair bicycles", "use databases", "sell ships"]
+ENDINGS = ["", ".partial", ".retry", ".run.json", ".lock"]
+ENDINGS += [".replies", ".replies-wal", ".replies-shm", ".requests"]
 LONG = 200 * "Bake bread at night. " + 230 * "Sell ships by day. "
 TEXTS = ["Bake bread.", "", "Bake bread.", "odd: sell ships", "Über \u2028 数据库", LONG]
 
@@ -410,6 +412,81 @@ def test_what_cannot_be_written_is_refused(
     assert Path("in.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("name", ["out.jsonl", "link.jsonl", "there/out.jsonl"])
+def test_requests_do_not_replace_a_file_of_the_run(
+    folder: Path, ending: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("link.jsonl").symlink_to("out.jsonl")
+    Path("there").symlink_to(".")
+    known = ["--labels", "labels.txt", "--input", "in.jsonl", "--output", name, "--lm", "openai/m"]
+    before = sorted(folder.iterdir())
+    for path in (f"out.jsonl{ending}", f"{folder}/out.jsonl{ending}", f"{name}{ending}"):
+        assert main(["write", *known, "--requests", path]) == 2
+        assert "--requests" in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
+
+
+def test_parts_of_requests_do_not_replace_a_file_of_the_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = ["--labels", "labels.txt", "--input", "in.jsonl", "--lm", "openai/m"]
+    assert main(["write", *known, "--output", "r-00007.jsonl", "--requests", "r.jsonl"]) == 2
+    assert "--requests r.jsonl would replace" in capsys.readouterr().err
+    assert main(["write", *known, "--output", "out", "--requests", "out.jsonl"]) == 0
+
+
+@pytest.mark.parametrize("name", ["requests.jsonl", "requests-00001.jsonl"])
+def test_a_file_that_is_not_of_an_earlier_round_is_not_replaced(
+    folder: Path, serve: Serve, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(name).write_text("mine\n")
+    assert main(["write", *options(serve(never), "--requests", "requests.jsonl")]) == 4
+    assert capsys.readouterr().err.endswith(
+        f"{name}: is there already, and not from an earlier round of this run: move it away, or "
+        "name other --requests\n"
+    )
+    assert Path(name).read_text() == "mine\n"
+    Path(name).unlink()
+    assert write(serve(never))
+
+
+def test_files_of_a_round_that_broke_off_are_replaced(tmp_path: Path) -> None:
+    def collect(most: int, count: int) -> list[Path]:
+        with Asked(tmp_path / "asked", new=True) as asked:
+            files = RequestFiles(
+                tmp_path / "r.jsonl",
+                older=asked.files(),
+                settle=asked.note_file,
+                most_requests=most,
+            )
+            with files:
+                for number in range(3):
+                    files.write(f"k{number}", "m", body())
+                    if number == count:
+                        raise KeyboardInterrupt
+            asked.note_files(files.paths)
+            asked.commit()
+        return files.paths
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(1, 2)
+    assert sorted(tmp_path.glob("r-*.jsonl")) == [tmp_path / f"r-0000{n}.jsonl" for n in (1, 2)]
+    assert collect(9, 9) == [tmp_path / "r.jsonl"] == list(tmp_path.glob("r*.jsonl"))
+
+
+def test_a_finished_run_whose_input_has_grown_has_requests_again(
+    folder: Path, serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict_main(options(serve(good))) == 0
+    write_documents([*TEXTS, "Speak German."])
+    silent = options(serve(never), "--requests", "requests.jsonl")
+    assert main(["write", *silent]) == 4
+    assert "--resume-changed keeps its rows and goes on" in capsys.readouterr().err
+    (line,) = write(serve(never), "--resume-changed")
+    assert "Speak German." in line["body"]["messages"][-1]["content"]
+
+
 def test_answers_before_requests_are_refused(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -439,7 +516,7 @@ def test_files_are_split_by_number_bytes_and_model(tmp_path: Path) -> None:
     settled: list[int] = []
     with RequestFiles(
         tmp_path / "r.jsonl",
-        settle=lambda: settled.append(len(list(tmp_path.glob("r-*.jsonl")))),
+        settle=lambda _: settled.append(len(list(tmp_path.glob("r-*.jsonl")))),
         most_requests=3,
         most_bytes=1000,
     ) as files:
@@ -466,7 +543,7 @@ def test_no_file_is_larger_than_allowed_by_a_single_byte(tmp_path: Path) -> None
         files.write("a", "m", body(text="é"))
     size = (tmp_path / "one.jsonl").stat().st_size
     for most, parts in ((2 * size, 1), (2 * size - 1, 2)):
-        with RequestFiles(tmp_path / "r.jsonl", most_bytes=most) as files:
+        with RequestFiles(tmp_path / f"r{parts}.jsonl", most_bytes=most) as files:
             files.write("a", "m", body(text="é"))
             files.write("b", "m", body(text="é"))
         assert len(files.paths) == parts

@@ -190,6 +190,30 @@ warning: {vocabulary}: 1 parents are not among the labels: 9
     )
 
 
+def test_labels_cuts_what_is_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = "x" * 100_000
+    rows = [
+        {
+            "id": f"{number}{long}",
+            "name": f"n{long}",
+            "alternative_names": [f"a{long}", f"b{long}"],
+            "description": f"d{long}",
+            "parents": [f"p{long}", f"{number}{long}"],
+            "notations": [f"c{long}"],
+            "translations": {"fi": {"name": f"f{long}"}},
+        }
+        for number in range(3)
+    ]
+    path = tmp_path / "long.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, out, _ = run_labels(capsys, path)
+    assert status == 0
+    assert out.count("warning: ") == 3
+    assert f"  name               n{299 * 'x'}…\n" in out
+    assert max(len(run) for run in re.findall("x+", out)) == 299
+    assert max(map(len, out.splitlines())) < 700 + len(str(path))
+
+
 def test_labels_at_a_terminal(
     vocabulary: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
 import random
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +18,9 @@ import pytest
 
 from irr.errors import OutputError
 from irr.journal import Journal, is_journaled
+from irr.journal import checking as checking_module
 from irr.journal import journal as journal_module
+from irr.journal import opening as opening_module
 from irr.journal.rows import size_of
 from irr.journal.state import extend_digest
 from irr.parquet import read_predictions
@@ -375,6 +379,72 @@ def test_a_finished_run_may_be_continued_with_more_documents(target: Path) -> No
     assert target.read_bytes() == lines(map(predict, documents(4)))
 
 
+def test_further_documents_of_the_same_run_are_predicted(target: Path) -> None:
+    work(target, documents(20), failing=["d3"])
+    with pytest.raises(OutputError, match="20 that the finished run was of: --resume-changed"):
+        work(target, documents(21))
+    assert work(target, documents(21), resume_changed=True) == ["d20"]
+    row, *others = [fail(d) if d.id == "d3" else predict(d) for d in documents(21)]
+    assert target.read_bytes() == lines([row, *others])
+    assert state(target)["earlier_runs"] == []
+    assert work(target, documents(21)) == []
+
+
+def test_a_changed_text_of_a_finished_run_is_passed_over(target: Path) -> None:
+    work(target, documents(3))
+    before = target.read_bytes()
+    source = [*documents(2), Document("d2", "other")]
+    with pytest.raises(OutputError, match="or --resume-changed keeps the rows and goes on"):
+        work(target, source)
+    assert work(target, source, resume_changed=True) == []
+    assert work(target, source) == []
+    assert target.read_bytes() == before
+
+
+def test_the_rows_of_a_finished_run_are_not_read(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work(target, documents(3))
+    for module in (journal_module, checking_module):
+        monkeypatch.setattr(module, "read_rows", die)
+    with Journal(target, RUN) as journal:
+        assert list(journal.remaining(documents(3))) == []
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.parquet"])
+@pytest.mark.parametrize("left", [0, 2, 4])
+def test_a_finished_file_with_other_rows_is_refused(tmp_path: Path, name: str, left: int) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    target, other = tmp_path / name, tmp_path / f"other-{name}"
+    work(target, documents(3))
+    whole = target.read_bytes()
+    work(other, documents(left))
+    other.replace(target)
+    for options in ({}, {"resume_changed": True}, {"retry_failed": True}):
+        with pytest.raises(OutputError) as caught:
+            work(target, documents(3), **options)
+        assert str(caught.value) == (
+            f"{target}: has been changed since the run was finished: it does not have the 3 rows "
+            f"that {name}.run.json tells of: put them back, or --restart begins anew"
+        )
+    target.write_bytes(whole)
+    assert work(target, documents(3)) == []
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.parquet"])
+def test_a_finished_file_that_was_cut_is_refused(tmp_path: Path, name: str) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    target = tmp_path / name
+    work(target, documents(3))
+    whole = target.read_bytes()
+    for cut in (0, 3, len(whole) // 2, len(whole) - 1):
+        target.write_bytes(whole[:cut])
+        with pytest.raises(OutputError, match="it does not have the 3 rows"):
+            work(target, documents(3))
+
+
 def test_a_file_of_somebody_else_is_not_replaced(target: Path) -> None:
     target.write_text("mine")
     with pytest.raises(OutputError, match=r"is there already, but no out\.jsonl\.run\.json"):
@@ -420,11 +490,16 @@ def test_a_finished_file_that_was_moved_away_is_made_again(target: Path) -> None
     assert work(target, documents(1), run={}) == ["d0"]
 
 
+TEXT = "a text among the first 2 is another one"
+IDS = "an id among the first 2 is another one, or in another place"
+
+
 @pytest.mark.parametrize(
     ("source", "how"),
     [
         ([Document("x", ""), *documents(3)], "row 1 is of 'd0', document 1 is 'x'"),
-        ([documents(2)[0], Document("d1", "other"), *documents(3)], "a text among the first 2"),
+        (documents(2)[::-1], "row 1 is of 'd0', document 1 is 'd1'"),
+        ([documents(2)[0], Document("d1", "other"), *documents(3)], TEXT),
         (documents(1), "it ends after 1 documents, but there are more rows"),
     ],
 )
@@ -434,11 +509,20 @@ def test_an_input_that_has_changed_is_refused(
 ) -> None:
     if finished:
         work(target, documents(2))
+        how = IDS if how.startswith("row") else how
     else:
         begin(target, documents(3), 2)
     with pytest.raises(OutputError) as caught:
         work(target, source)
-    assert f"{target}: the input has changed since the run was begun: {how}" in str(caught.value)
+    # Only where it helps is an option named.
+    helps = "--resume-changed keeps the rows and goes on, or begin" if how == TEXT else "begin"
+    assert str(caught.value) == (
+        f"{target}: the input has changed since the run was begun: {how}; give the input it was "
+        f"begun with, or {helps} anew with --restart"
+    )
+    with contextlib.suppress(OutputError):
+        work(target, source, resume_changed=True)
+        assert how == TEXT
 
 
 def test_changed_texts_are_passed_over_where_the_user_says_so(
@@ -491,6 +575,65 @@ def test_failed_rows_of_an_interrupted_run_are_predicted_again(target: Path) -> 
     assert work(target, source) == ["d3", "d4", "d5"]
     assert target.read_bytes() == lines(map(predict, source))
     assert names(target.parent) == ["out.jsonl", "out.jsonl.run.json"]
+
+
+@pytest.mark.parametrize(("rows", "left"), [(1, ["d1", "d3"]), (3, ["d1", "d4"])])
+def test_what_fails_again_is_predicted_again(target: Path, rows: int, left: list[str]) -> None:
+    source = documents(6)
+    begin(target, source, 4, failing=["d1", "d3"])
+    begin(target, source, rows, failing=["d1", "d4"], retry_failed=True)
+    assert work(target, source, retry_failed=True) == sorted({*left, "d4", "d5"})
+    assert target.read_bytes() == lines(map(predict, source))
+    assert names(target.parent) == ["out.jsonl", "out.jsonl.run.json"]
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.parquet"])
+def test_what_of_a_finished_run_fails_again_is_predicted_again(tmp_path: Path, name: str) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    target, source = tmp_path / name, documents(9)
+    work(target, source, failing=["d0", "d4", "d7"])
+    before = target.read_bytes()
+    begin(target, source, 2, failing=["d0"], retry_failed=True)
+    begin(target, source, 0, retry_failed=True)
+    assert target.read_bytes() == before
+    assert work(target, source, retry_failed=True) == ["d0", "d7"]
+    whole = tmp_path / f"whole-{name}"
+    work(whole, source)
+    assert target.read_bytes() == whole.read_bytes()
+    assert not beside(target, ".partial").exists()
+    assert not beside(target, ".retry").exists()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("step", ["fsync", "replace", "write_state"])
+def test_a_retry_killed_before_it_is_retried_loses_nothing(
+    target: Path, monkeypatch: pytest.MonkeyPatch, finished: bool, step: str
+) -> None:
+    source, failing = documents(9), ["d0", "d4", "d6"]
+    if finished:
+        work(target, source, failing=failing)
+    else:
+        begin(target, source, 7, failing=failing)
+    begin(target, source, 2, failing=["d0"], retry_failed=True)
+    with monkeypatch.context() as patch, contextlib.suppress(SystemError):
+        owner = {"fsync": os, "replace": Path, "write_state": opening_module}[step]
+        patch.setattr(owner, step, die)
+        with Journal(target, RUN, retry_failed=True):
+            pass
+    again = work(target, source, retry_failed=True)
+    assert again == ["d0", "d6"] + ([] if finished else ["d7", "d8"])
+    assert target.read_bytes() == lines(map(predict, source))
+
+
+def test_a_retry_of_a_retry_checks_the_texts(target: Path) -> None:
+    begin(target, documents(6), 5, failing=["d0"])
+    begin(target, documents(6), 1, failing=["d0"], retry_failed=True)
+    source = [*documents(4), Document("d4", "other"), *documents(6)[5:]]
+    for _ in range(2):
+        with pytest.raises(OutputError, match="a text among the first 5 is another one"):
+            work(target, source, failing=["d0"], retry_failed=True)
+    assert work(target, documents(6), retry_failed=True) == ["d0", "d5"]
 
 
 def test_a_retry_that_was_cut_short_is_healed(
@@ -705,18 +848,31 @@ def test_what_has_a_journal(tmp_path: Path) -> None:
     assert is_journaled(tmp_path / "file")
     assert is_journaled(str(tmp_path / "new"))
     assert not is_journaled("-")
-    assert not is_journaled("/dev/stdout")
+    for name in ("stdout", "stderr", "stdin", "fd/1", "null"):
+        assert not is_journaled(f"/dev/{name}") or os.name == "nt"
+    for name in ("self", str(os.getpid()), "self/task/1"):
+        assert not is_journaled(f"/proc/{name}/fd/1") or os.name == "nt"
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
         assert not is_journaled(tmp_path / "pipe")
 
 
-def test_the_format_of_a_file_that_is_checked_is_told(tmp_path: Path) -> None:
+def test_a_file_in_memory_has_a_journal() -> None:
+    if not Path("/dev/shm").is_dir():
+        pytest.skip("this system has no /dev/shm")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        assert is_journaled(f"{folder}/x.jsonl")
+        Path(folder, "x.jsonl").touch()
+        assert is_journaled(f"{folder}/x.jsonl")
+
+
+def test_the_format_of_a_file_that_is_read_is_told(tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl.gz"
     work(target, documents(3))
-    target.write_bytes(target.read_bytes()[:-9])
+    whole = target.read_bytes()
+    target.write_bytes(whole[:-9] + whole[-4:])
     with pytest.raises(OutputError, match=r"out\.jsonl\.gz: cannot be read after \d rows: "):
-        work(target, documents(3))
-    target.write_bytes(gzip.compress(b"no row\n"))
+        work(target, documents(3), resume_changed=True)
+    target.write_bytes(gzip.compress(b"-" * len(gzip.decompress(whole))))
     with pytest.raises(OutputError, match="row 1 is not a prediction"):
-        work(target, documents(3))
+        work(target, documents(3), resume_changed=True)
