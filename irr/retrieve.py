@@ -196,7 +196,7 @@ class Retriever:
     ) -> list[Candidate]:
         if not texts:
             return []
-        queries = np.stack([vectors[text] for text in texts])
+        queries = np.array([vectors[text] for text in texts])
         positions, cosines = self.index.near(queries, self.settings.candidates)
         if allowed is not None and self.index.approximate:
             wanted = min(self.settings.candidates, int(np.count_nonzero(allowed)))
@@ -210,10 +210,9 @@ class Retriever:
             best = places[top_k(scores[places], self.settings.candidates)]
         handicap = np.where(clauses == _WHOLE, WHOLE_TEXT_HANDICAP, 0)[:, None]
         nearest = (cosines[:, best] - handicap).argmax(axis=0)
-        return [
-            Candidate(int(positions[place]), float(scores[place]), texts[query])
-            for place, query in zip(best, nearest, strict=True)
-        ]
+        # As Python's own numbers all at once: one by one they take a tenth of the time here.
+        found = zip(positions[best].tolist(), scores[best].tolist(), nearest.tolist(), strict=True)
+        return [Candidate(position, score, texts[query]) for position, score, query in found]
 
     def _scores(
         self, cosines: Floats, clauses: npt.NDArray[np.int64], positions: Positions
@@ -254,15 +253,17 @@ class Retriever:
         """Return the unit vector of each text; those embedded lately are remembered."""
         with self._lock:
             found = {text: self._remembered[text] for text in texts if text in self._remembered}
-        missing = [text for text in texts if text not in found]
-        if missing:
-            vectors = self.encoder.encode(missing)
-            # Copies: a row kept as a view would keep all vectors of its batch.
-            found.update((text, row.copy()) for text, row in zip(missing, vectors, strict=True))
-        with self._lock:
-            for text in texts:
-                self._remembered[text] = found[text]
+            for text in found:
                 self._remembered.move_to_end(text)
+        missing = [text for text in texts if text not in found]
+        if not missing:
+            return found
+        vectors = self.encoder.encode(missing)
+        # Copies: a row kept as a view would keep all vectors of its batch.
+        new = {text: row.copy() for text, row in zip(missing, vectors, strict=True)}
+        found |= new
+        with self._lock:
+            self._remembered |= new
             while len(self._remembered) > REMEMBERED:
                 self._remembered.popitem(last=False)
         return found

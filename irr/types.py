@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 __all__ = ["Candidate", "Document", "Label", "Prediction", "ScoredLabel", "Usage"]
 
@@ -35,8 +36,7 @@ class Label:
     parents: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One label that Retrieve proposes for a document.
 
     `position` is the label's position in its label set; `score` the pooled score (about a

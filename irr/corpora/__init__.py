@@ -86,6 +86,8 @@ def recognise_corpus(path: str | Path) -> str | None:
     if not source.is_file():
         return None
     file = TextFile(path, DocumentError)
+    if file.ending not in (".csv", ".tsv", ".json", ".jsonl"):
+        return None
     first = next((text for _, text in file.lines() if text.strip()), "")
     if file.ending == ".csv":
         cells = next(csv.reader([first]), [])
