@@ -100,7 +100,7 @@ def test_a_spent_budget_stops_every_call(serve: Serve, budget: Budget, message: 
     server = serve(lambda call: "x" * 40)
     ledger = Ledger(budget=budget, prices={"tiny": Price(1.0, 1.0)})
     engine = engine_of(server, ledger)
-    with pytest.raises(BudgetError, match=f"the budget of {message} is spent"):
+    with pytest.raises(BudgetError, match=f"the budget of {message} (is spent|does not pay)"):
         for number in range(5):
             ask(engine, str(number))
     made = len(server.calls)
@@ -198,7 +198,8 @@ def test_a_server_that_died_ends_the_run(serve: Serve, no_waiting: list[float]) 
         with pytest.raises(LMError, match="no answer from"):
             ask(engine, text)
     assert ledger.stopped is not None
-    assert ledger.counts()["student"].calls == 1 + ATTEMPTS
+    # What reached nobody was no call.
+    assert ledger.counts()["student"].calls == 1
 
 
 def test_calls_that_fail_again_and_again_end_the_run(serve: Serve, no_waiting: list[float]) -> None:

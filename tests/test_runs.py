@@ -89,7 +89,7 @@ def test_a_killed_run_goes_on_and_pays_for_nothing_twice(folder: Path, serve: Se
         return Reply(hang=True) if late and holding else good(call)
 
     server = serve(slow)
-    process = start(folder, server, "--in-flight", "4")
+    process = start(folder, server, "--in-flight", "16")  # More than hang: the others go on.
     wait_for(lambda: lines(folder / "out.jsonl.partial") == 30)
     process.kill()
     process.communicate()
