@@ -186,11 +186,12 @@ def program_from(
         ledger: keeps and counts the LMs' replies.
     """
     program = _program_from(arguments, lms or lms_from(arguments), depth, ledger)
+    selection = None
     if arguments.include or arguments.exclude:
         from irr.selection import read_selection
 
-        program.selection = read_selection(arguments.include or (), arguments.exclude or ())
-    program.prefer = arguments.prefer
+        selection = read_selection(arguments.include or (), arguments.exclude or ())
+    program = program.variant(selection=selection, prefer=arguments.prefer)
     _ = program.allowed  # What fits no label is said before anything is predicted.
     return program
 

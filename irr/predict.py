@@ -139,7 +139,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     runs.add_argument(
         "--dry-run",
         action="store_true",
-        help="estimate calls, tokens, cost and time from a sample, and write nothing",
+        help="estimate calls, tokens, cost and time from a sample, and predict no more",
     )
     runs.add_argument(
         "--sample",

@@ -167,25 +167,17 @@ class Retriever:
     def retrieve_many(
         self,
         documents: Sequence[tuple[Phrases | None, Sequence[str]]],
-        allowed: Mask | Sequence[Mask | None] | None = None,
+        allowed: Mask | None = None,
     ) -> list[list[Candidate]]:
         """Do `retrieve` for each (phrases, guesses), with all their queries encoded together.
 
         Args:
-            allowed: (labels,) bool, False for labels that must not come out; or one such mask or
-                None for each document. The others come out as they would without it.
+            allowed: (labels,) bool, False for labels that must not come out. The others come out
+                as they would without it.
         """
-        masks: list[Mask | None]
-        if allowed is None or isinstance(allowed, np.ndarray):
-            masks = [allowed] * len(documents)
-        else:
-            masks = list(allowed)
         queries = [_queries(phrases, guesses) for phrases, guesses in documents]
         vectors = self._encode(dict.fromkeys(text for texts, _ in queries for text in texts))
-        return [
-            self._candidates(texts, clauses, vectors, mask)
-            for (texts, clauses), mask in zip(queries, masks, strict=True)
-        ]
+        return [self._candidates(texts, clauses, vectors, allowed) for texts, clauses in queries]
 
     def _candidates(
         self,

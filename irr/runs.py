@@ -30,9 +30,11 @@ __all__ = [
     "RunSettings",
     "TooManyFailedError",
     "open_journal",
+    "remove_replies",
     "replies_of",
     "run_to_file",
     "run_to_stream",
+    "stopping_on_signals",
 ]
 
 # Rows over which failures are judged at least: of the first few, one may fail by chance.
@@ -129,7 +131,6 @@ def run_to_file(
         TooManyFailedError: see `RunSettings.max_error_rate`.
         IrrError: whatever ended the run early; the rows that were finished are in the journal.
     """
-    stop = stop or Stop()
     limit = ErrorLimit(settings.max_error_rate, journal.rows, journal.failed)
     predictions = program.predict_many(
         journal.remaining(documents), top_k=settings.top_k, trace=settings.trace, stop=stop

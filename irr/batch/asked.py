@@ -7,6 +7,7 @@ of this run, nor which LM it is to be counted for. Neither texts nor addresses a
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -63,7 +64,9 @@ class LMOfRole(NamedTuple):
 
 def requests_of(output: Path | str) -> Path:
     """Where the requests of a run into `output` are noted, until all have their replies."""
-    return Path(f"{output}.requests")
+    # Beside the file that a link leads to, as are the rows and the replies.
+    target = os.path.realpath(output) if Path(output).is_symlink() else output
+    return Path(f"{target}.requests")
 
 
 class Asked:

@@ -82,7 +82,7 @@ def predict_on_ray(
     """
     _refuse(source, settings, budget or Budget())
     parts, cluster, stop = Parts(journal.name), cluster or ClusterSettings(), stop or Stop()
-    limit = ErrorLimit(settings.max_error_rate)
+    limit = ErrorLimit(settings.max_error_rate, journal.rows, journal.failed)
 
     def count(prediction: Prediction) -> None:
         add(prediction)
