@@ -36,7 +36,7 @@ class Angles:
 
 
 def suggested(*documents: Sequence[str], **more: float) -> list[Suggestion]:
-    suggester = Suggester(Angles(), below=0.6, together=0.9, **more)  # type: ignore[arg-type]
+    suggester = Suggester(Angles(), str, below=0.6, together=0.9, **more)  # type: ignore[arg-type]
     suggester.add(Guessed(f"d{at}", tuple(texts)) for at, texts in enumerate(documents))
     return suggester.suggestions()
 
@@ -54,7 +54,7 @@ def test_the_bound_itself_answers() -> None:
         return vectors[:1], np.zeros(1, np.int64), np.array([0.5], np.float32)
 
     for below, count in ((0.5, 0), (0.501, 1)):
-        suggester = Suggester(look_up, below=below)
+        suggester = Suggester(look_up, str, below=below)
         suggester.add([Guessed("d", ("a",))])
         assert len(suggester.suggestions()) == count
 
@@ -64,12 +64,32 @@ def test_guesses_are_one_whatever_their_case_and_spaces() -> None:
     assert only.guesses == (("80 Kubernetes Cluster", 2),)
 
 
+def test_guesses_are_one_however_their_characters_are_encoded() -> None:
+    (only,) = suggested(["80 caf\u00e9 \uff21\uff37\uff33"], ["80 cafe\u0301 aws"])
+    assert only.guesses == (("80 caf\u00e9 \uff21\uff37\uff33", 2),)
+
+
+def test_guesses_in_a_script_without_spaces() -> None:
+    look_up = nearest_in(LabelIndex.build(LABELS, HashEncoder()), HashEncoder())
+    suggester = Suggester(look_up, str)
+    suggester.add([Guessed("a", ("机器学习", "云计算")), Guessed("b", ("云计算",))])
+    found = [(one.name, one.documents) for one in suggester.suggestions()]
+    assert found == [("云计算", 2), ("机器学习", 1)]
+
+
+def test_what_says_nothing_is_no_guess() -> None:
+    suggester = Suggester(Angles(), str, below=0.6)
+    suggester.add([Guessed("a", ("", " \n", "…", "\u200b", "80 x"))])
+    assert (suggester.guesses, suggester.unanswered) == (1, 1)
+
+
 def test_guesses_of_one_meaning_are_a_group_named_by_the_most_frequent() -> None:
     found = suggested(["70 x"], ["80 y", "110 z"], ["80 y"], ["85 w", "80 y"])
     assert [(s.name, s.documents, s.guesses) for s in found] == [
         ("80 y", 4, (("80 y", 3), ("70 x", 1), ("85 w", 1))),
         ("110 z", 1, (("110 z", 1),)),
     ]
+    assert found[0].weight == pytest.approx(4 * (1 - math.cos(math.radians(80))))
     assert found[0].examples == ("d1", "d2", "d3", "d0")
 
 
@@ -93,20 +113,45 @@ def test_more_than_a_block_of_documents_and_groups(monkeypatch: pytest.MonkeyPat
     assert sum(s.documents for s in whole) == sum(54 <= 60 + at % 60 < 127 for at in range(300))
 
 
-def test_what_rank_picked_is_answered_in_its_document_alone() -> None:
-    suggester = Suggester(Angles(), below=0.6)
+@pytest.mark.parametrize(
+    ("documents", "order"), [(1, ["90 far", "60 near"]), (3, ["60 near", "90 far"])]
+)
+def test_many_documents_and_far_from_every_label_come_first(
+    documents: int, order: list[str]
+) -> None:
+    # The cosine of "60 near" is 0.5: each of its documents weighs half of one of "90 far".
+    found = suggested(*[["60 near"]] * documents, ["90 far"])
+    assert [suggestion.name for suggestion in found] == order
+
+
+def test_a_guess_is_answered_where_rank_picked_the_label_nearest_to_it() -> None:
+    suggester = Suggester(Angles(), str, below=0.6)
     suggester.add(
-        [Guessed("a", ("80 x",), frozenset({"80 x"})), Guessed("b", ("80 x", "80 x", " "))]
+        [
+            Guessed("a", ("80 x",), frozenset({"0"})),
+            Guessed("b", ("80 x", "80 x", " "), frozenset({"1"})),
+        ]
     )
     (only,) = suggester.suggestions()
     assert only.examples == ("b",)
     assert (suggester.documents, suggester.guesses, suggester.unanswered) == (2, 2, 1)
 
 
+def test_a_guess_that_picks_answer_everywhere_is_no_suggestion(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("irr.suggest.suggester._BLOCK_OF_ROWS", 1)
+    suggester = Suggester(Angles(), str, below=0.6, most=2)
+    picked = [Guessed(str(at), (f"{at} x",), frozenset({"0"})) for at in (60, 70, 80)]
+    suggester.add([*picked, Guessed("open", ("85 y",))])
+    assert [s.name for s in suggester.suggestions()] == ["85 y"]
+    assert suggester.forgotten == 0
+
+
 def test_a_guess_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("irr.suggest.suggester._BLOCK_OF_ROWS", 1)
     look_up = Angles()
-    Suggester(look_up).add([Guessed("a", ("80 x", "0 y")), Guessed("b", ("0 Y", "80 x"))])
+    Suggester(look_up, str).add([Guessed("a", ("80 x", "0 y")), Guessed("b", ("0 Y", "80 x"))])
     assert sorted(look_up.asked) == ["0 y", "80 x"]
 
 
@@ -114,7 +159,7 @@ def test_rare_guesses_are_forgotten_when_there_are_too_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("irr.suggest.suggester._BLOCK_OF_ROWS", 1)
-    suggester = Suggester(Angles(), below=0.6, together=0.999, most=4)
+    suggester = Suggester(Angles(), str, below=0.6, together=0.999, most=4)
     rows = [["60 a"], ["70 b"], ["60 a"], ["80 c"], ["90 d"], ["100 e"]]
     suggester.add(Guessed(str(at), tuple(texts)) for at, texts in enumerate(rows))
     assert [s.name for s in suggester.suggestions()] == ["60 a", "100 e"]
@@ -141,12 +186,12 @@ def row(id_: str, guesses: list[str], *labels: dict[str, object]) -> dict[str, o
 
 
 def test_predictions_are_read(tmp_path: Path) -> None:
-    picked = {"id": "1", "label": "x", "evidence": "oven", "picked": True}
+    picked = {"id": "1", "label": "x", "evidence": "comb", "picked": True}
     passed = {"id": "2", "label": "y", "evidence": "comb", "picked": False}
     failed = {"id": "c", "status": "error", "labels": [], "guesses": ["lost"]}
     rows = [row("a", ["oven", "comb"], picked, passed), failed, {"id": 7, "labels": ["1"]}]
     assert list(read_guesses(write(tmp_path / "p.jsonl", rows))) == [
-        Guessed("a", ("oven", "comb"), frozenset({"oven"})),
+        Guessed("a", ("oven", "comb"), frozenset({"1"})),
         Guessed("7", ()),
     ]
 
@@ -201,6 +246,25 @@ def test_the_command_writes_lines(arguments: list[str], tmp_path: Path) -> None:
     assert first["nearest"]["id"] in ("bake bread", "cut hair")
     assert first["nearest"]["similarity"] < 0.6
     assert second["name"] == "groom cats"
+
+
+def test_a_picked_label_answers_the_guess_next_to_it(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bread = {"id": "bake bread", "label": "bake bread", "evidence": "x", "picked": True}
+    rows = [row("a", ["bread", "groom cats"], bread), row("b", ["bread"], bread)]
+    path = write(tmp_path / "picked.jsonl", rows)
+    assert main([path, *arguments[1:], "--min-count", "1", "--below", "1"]) == 0
+    _, only = capsys.readouterr().out.splitlines()
+    assert only.startswith("groom cats")
+
+
+def test_control_characters_do_not_reach_the_terminal(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "odd.jsonl", [row("a", ["train \x1b[31mdogs"])])
+    assert main([path, *arguments[1:], "--min-count", "1"]) == 0
+    assert "train \ufffd[31mdogs" in capsys.readouterr().out
 
 
 def test_predictions_without_guesses_are_told_in_one_line(

@@ -44,7 +44,7 @@ def read_guesses(path: str) -> Iterator[Guessed]:
         if not isinstance(guesses, list) or not all(isinstance(text, str) for text in guesses):
             raise file.failure('"guesses" must be a list of strings', line)
         picked = frozenset(
-            str(label.get("evidence"))
+            str(label.get("id"))
             for label in (labels if isinstance(labels, list) else [])
             if isinstance(label, dict) and label.get("picked") is True
         )
@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="irr suggest",
         description="Suggest new labels: what an LM guessed again and again, and no label answers.",
-        epilog="The label set is not changed: look at the suggestions, then add to it.",
+        epilog="First come those of many documents that are far from every label. The label set is "
+        "not changed: look at the suggestions, then add to it.",
     )
     parser.add_argument("predictions", metavar="PREDICTIONS", help="JSON lines of irr predict")
     parser.add_argument("--labels", metavar="FILE", help="the label set they were made with")
@@ -98,7 +99,10 @@ def _suggest(arguments: argparse.Namespace) -> int:
     first = list(itertools.islice(rows, 1))
     labels, index, encoder = _opened(arguments)
     suggester = Suggester(
-        nearest_in(index, encoder), below=arguments.below, together=arguments.together
+        nearest_in(index, encoder),
+        lambda position: labels[position].id,
+        below=arguments.below,
+        together=arguments.together,
     )
     suggester.add(itertools.chain(first, rows))
     found = suggester.suggestions(arguments.min_count)
@@ -172,7 +176,9 @@ def _print(found: Sequence[Suggestion], labels: LabelSet) -> None:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+    # Control characters that an LM wrote must not reach the terminal.
+    shown = "".join(character if character.isprintable() else "\ufffd" for character in text)
+    return shown if len(shown) <= _CELL else shown[: _CELL - 1] + "…"
 
 
 def _summary(suggester: Suggester, found: Sequence[Suggestion]) -> str:

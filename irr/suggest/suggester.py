@@ -2,15 +2,18 @@
 
 In: the guesses of documents, one document after the other. Out: `Suggestion`s.
 
-A guess is answered if a name of some label is as near to it as a bound, or if it called up a label
-that Rank picked. The others are counted over all documents, and those that mean the same are
-grouped: from the most frequent on, each joins the nearest group that is near enough, else it begins
-one. So neither the order of the documents nor chance decides, but for guesses that are as frequent.
+A guess is answered if a name of some label is as near to it as a bound, or if Rank picked the label
+nearest to it. The others are counted over all documents, and those that mean the same are grouped:
+from the most frequent on, each joins the nearest group that is near enough, else it begins one. So
+neither the order of the documents nor chance decides, but for guesses that are as frequent.
+
+The groups that are worth reading most come first: those of many documents, far from every label.
 """
 
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -43,11 +46,11 @@ LookUp: TypeAlias = "Callable[[Sequence[str]], tuple[Floats, Positions, Floats]]
 
 @dataclass(frozen=True, slots=True)
 class Guessed:
-    """The guesses of one document; of `answered` ones Rank picked the label they called up."""
+    """The guesses of one document, and the ids of the labels that Rank picked for it."""
 
     id: str
     guesses: tuple[str, ...]
-    answered: frozenset[str] = frozenset()
+    picked: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,11 @@ class Suggestion:
     nearest: int
     similarity: float
 
+    @property
+    def weight(self) -> float:
+        """What suggestions are ordered by: the documents times the distance to every label."""
+        return self.documents * (1.0 - self.similarity)
+
 
 @dataclass(slots=True)
 class _Variant:
@@ -89,6 +97,7 @@ class Suggester:
 
     Args:
         look_up: finds the label nearest to each text, see `nearest_in`.
+        id_of: the id of the label at a position, to be compared with those that Rank picked.
         below: a guess is answered by a label with at least this cosine to it.
         together: guesses of at least this cosine belong to one group.
         most: different unanswered guesses that are kept, 2 or more; beyond, the half of them with
@@ -98,13 +107,14 @@ class Suggester:
     def __init__(
         self,
         look_up: LookUp,
+        id_of: Callable[[int], str],
         *,
         below: float = BELOW,
         together: float = TOGETHER,
         most: int = MOST_KEPT,
     ) -> None:
         self.documents = self.guesses = self.unanswered = self.forgotten = 0
-        self._nearest = look_up
+        self._nearest, self._id_of = look_up, id_of
         self._below, self._together, self._most = below, together, most
         self._variants: dict[str, _Variant] = {}
         self._answered: OrderedDict[str, None] = OrderedDict()
@@ -113,28 +123,20 @@ class Suggester:
         """Count the guesses of documents, reading some hundred at a time."""
         rows = iter(rows)
         while block := list(itertools.islice(rows, _BLOCK_OF_ROWS)):
-            asked = [self._open_guesses(row) for row in block]
+            asked = [_distinct(row.guesses) for row in block]
             # Of a guess that is written in several ways the first is kept.
             self._look_up({k: text for texts in reversed(asked) for k, text in texts.items()})
             for row, texts in zip(block, asked, strict=True):
                 self.documents += 1
+                self.guesses += len(texts)
                 self._count(row, texts)
             self._forget()
 
     def suggestions(self, min_count: int = 1) -> list[Suggestion]:
-        """The groups of at least `min_count` documents, those of the most documents first."""
+        """The groups of at least `min_count` documents, those of the largest weight first."""
         found = [_suggestion(group) for group in self._groups()]
         kept = (suggestion for suggestion in found if suggestion.documents >= min_count)
-        return sorted(kept, key=lambda suggestion: -suggestion.documents)
-
-    def _open_guesses(self, row: Guessed) -> dict[str, str]:
-        """What the document guesses, by what makes two guesses the same, without picked ones."""
-        texts = {_key(text): " ".join(text.split()) for text in reversed(row.guesses)}
-        texts.pop("", None)
-        self.guesses += len(texts)
-        for text in row.answered:
-            texts.pop(_key(text), None)
-        return dict(reversed(texts.items()))
+        return sorted(kept, key=lambda suggestion: -suggestion.weight)
 
     def _look_up(self, texts: dict[str, str]) -> None:
         """Find out which of the guesses that were not met before a label answers."""
@@ -153,6 +155,8 @@ class Suggester:
 
     def _count(self, row: Guessed, texts: dict[str, str]) -> None:
         for variant in (self._variants[key] for key in texts if key in self._variants):
+            if row.picked and self._id_of(variant.nearest) in row.picked:
+                continue
             self.unanswered += 1
             variant.rows.append(self.documents)
             if len(variant.examples) < _EXAMPLES:
@@ -162,14 +166,16 @@ class Suggester:
         while len(self._answered) > _ANSWERED_KEPT:
             self._answered.popitem(last=False)
         if len(self._variants) > self._most:
-            order = sorted(self._variants.items(), key=lambda x: (-len(x[1].rows), -x[1].rows[-1]))
-            self.forgotten += len(order) - self._most // 2
+            order = sorted(self._variants.items(), key=_keep_first)
             kept = {key for key, _ in order[: self._most // 2]}
+            self.forgotten += sum(bool(v.rows) for key, v in order if key not in kept)
             self._variants = {key: v for key, v in self._variants.items() if key in kept}
 
     def _groups(self) -> list[list[_Variant]]:
         """Group the guesses, of each group the most frequent first."""
-        variants = sorted(self._variants.values(), key=lambda v: (-len(v.rows), v.rows[0]))
+        # Without rows are those that a pick answered wherever they were guessed.
+        counted = (variant for variant in self._variants.values() if variant.rows)
+        variants = sorted(counted, key=lambda v: (-len(v.rows), v.rows[0]))
         groups: list[list[_Variant]] = []
         for start in range(0, len(variants), _BLOCK_OF_GROUPS):
             block = variants[start : start + _BLOCK_OF_GROUPS]
@@ -199,9 +205,24 @@ def nearest_in(index: LabelIndex, encoder: Encoder) -> LookUp:
     return look_up
 
 
+def _distinct(guesses: Iterable[str]) -> dict[str, str]:
+    """The guesses that say something, each as it is first written, by its key."""
+    texts: dict[str, str] = {}
+    for text in guesses:
+        if any(character.isalnum() for character in text):
+            texts.setdefault(_key(text), " ".join(text.split()))
+    return texts
+
+
 def _key(text: str) -> str:
-    """Guesses with the same key are one guess."""
-    return " ".join(text.casefold().split())
+    """Guesses with the same key are one guess, however their characters are encoded."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _keep_first(item: tuple[str, _Variant]) -> tuple[int, int]:
+    """A key to sort by: guesses of many documents first, of as many the latest."""
+    rows = item[1].rows
+    return -len(rows), -(rows[-1] if rows else 0)
 
 
 def _suggestion(group: Sequence[_Variant]) -> Suggestion:
