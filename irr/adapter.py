@@ -36,7 +36,7 @@ def infer_signature(prompts: Prompts) -> type[dspy.Signature]:
 
 
 def rank_signature(prompts: Prompts) -> type[dspy.Signature]:
-    """text: str, candidates: list[str] → ranking: list[int]; numbers count from 1."""
+    """text: str, candidates: list[str] → ranking: list[int]; numbers count from 1, 0 is none."""
     inputs = {"text": str, "candidates": list[str]}
     return _signature("Rank", prompts.rank, inputs, {"ranking": list[int]})
 
@@ -58,8 +58,11 @@ class ListAdapter(dspy.Adapter):
     """Prompts as plain text with a heading for each field, replies as a JSON object with a list.
 
     With `schema=True` (the default) each call carries a JSON schema that allows nothing else: for
-    Rank only the numbers of the candidates shown. Servers that cannot constrain their output are
-    dealt with by the engine, which sends the same call without it.
+    Rank only the numbers of the candidates shown, and 0. Servers that cannot constrain their output
+    are dealt with by the engine, which sends the same call without it.
+
+    Behind the candidates stands "0. none of these". An LM that is held to a list of numbers, by a
+    schema or by demonstrations that all pick something, hardly ever leaves the list empty.
     """
 
     def __init__(self, *, schema: bool = True) -> None:
@@ -107,11 +110,12 @@ class ListAdapter(dspy.Adapter):
     def format_assistant_message_content(
         self, signature: Any, outputs: dict[str, Any], missing_field_message: str | None = None
     ) -> str:
-        name = _shape(signature, signature.__doc__).output
-        value = outputs.get(name)
+        shape = _shape(signature, signature.__doc__)
+        value = outputs.get(shape.output)
         if value is None:
             return missing_field_message or ""
-        return json.dumps({name: list(value)}, ensure_ascii=False)
+        answer = list(value) or ([] if shape.holds_texts else [0])
+        return json.dumps({shape.output: answer}, ensure_ascii=False)
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
         name = _shape(signature, signature.__doc__).output
@@ -127,7 +131,7 @@ class ListAdapter(dspy.Adapter):
 
 
 def read_list(signature: Any, completion: str) -> list[Any]:
-    """The list in a reply: guesses (str), or picks (int, or str where it wrote names).
+    """The list in a reply: guesses (str), or picks (int above 0, or str where it wrote names).
 
     Raises:
         ReplyError: there is none that can be read.
@@ -162,9 +166,13 @@ def _shape(signature: Any, instructions: str) -> _Shape:  # noqa: ARG001
     return _Shape(tuple(signature.input_fields), name, holds_texts, system)
 
 
+_NONE_LINE = "0. none of these"
+
+
 def _render(value: object) -> str:
     if isinstance(value, list | tuple):
-        return "\n".join(f"{number}. {entry}" for number, entry in enumerate(value, start=1))
+        lines = [f"{number}. {entry}" for number, entry in enumerate(value, start=1)]
+        return "\n".join([*lines, _NONE_LINE])
     return str(value).strip()
 
 
@@ -181,7 +189,7 @@ def _list_schema(name: str, most: int, *, numbers: bool) -> dict[str, Any]:
     """One object for all calls of a kind: it is only read."""
     items: dict[str, Any] = {"type": "string"}
     if numbers:
-        items = {"type": "integer", "enum": list(range(1, most + 1))}
+        items = {"type": "integer", "enum": list(range(most + 1))}
     schema = {
         "type": "object",
         "properties": {name: {"type": "array", "items": items, "maxItems": most}},

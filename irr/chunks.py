@@ -1,4 +1,4 @@
-"""Long texts: into chunks for Infer, and into the passages that matter for Rank.
+"""Long texts: into chunks for Infer, and into passages or a beginning for Rank.
 
 Sizes are counted in characters: about four of them make a token of English, and no tokenizer of
 the LM's is at hand. Works for texts without spaces; every character of the text is in a chunk.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["join_passages", "split_text"]
+__all__ = ["join_passages", "shorten", "split_text"]
 
 # Where a text is best cut, from the best on: paragraphs, lines, sentences (also Chinese and
 # Japanese ones), clauses, words.
@@ -26,6 +26,7 @@ _BREAKS = [
     )
 ]
 ELLIPSIS = "\n[…]\n"
+_SENTENCES, _WORDS = _BREAKS[2], _BREAKS[4]
 
 
 def split_text(text: str, size: int) -> list[str]:
@@ -55,6 +56,27 @@ def _best_break(text: str, first: int, last: int) -> int:
         if ends and first + ends[-1] > 0:
             return first + ends[-1]
     return last
+
+
+def shorten(text: str, size: int) -> str:
+    """The beginning of a text, at most `size` characters and an ellipsis.
+
+    It ends with a sentence where one ends in its second half, else with a word where one ends
+    behind its first quarter (else there are hardly any spaces); an ellipsis says that it does not
+    end with a sentence.
+
+    >>> shorten("A tool. It cuts bread and cheese.", 12), shorten("It cuts bread.", 10)
+    ('A tool.', 'It cuts…')
+    """
+    if len(text) <= size:
+        return text
+    for pattern, mark, least in ((_SENTENCES, "", size // 2), (_WORDS, "…", size // 4)):
+        # One character more is looked at: the space behind what just fits.
+        breaks = [match.start() for match in pattern.finditer(text[: size + 1])]
+        fitting = [place for place in breaks if least < place <= size]
+        if fitting:
+            return text[: fitting[-1]] + mark
+    return text[:size] + "…"
 
 
 def join_passages(passages: Sequence[str], scores: np.ndarray, budget: int) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ from irr.types import Label
 
 if TYPE_CHECKING:
     from irr.hierarchy import Hierarchy
+    from irr.lexical import LexicalIndex
+    from irr.mentions import Mentions
     from irr.selection import Selector
 
 __all__ = ["ICD10CM", "LabelSet", "complaint"]
@@ -125,12 +128,38 @@ class LabelSet:
 
         return Hierarchy.of(self)
 
+    def distinct(self, position: int) -> Label:
+        """The label, told apart in its name from others of that name: "Cold (in: Exposure)"."""
+        label = self._labels[position]
+        told = self._distinctions.get(position)
+        return label if told is None else replace(label, name=f"{label.name} ({told})")
+
+    @cached_property
+    def _distinctions(self) -> dict[int, str]:
+        from irr.distinct import distinctions
+
+        return distinctions(self._labels, self._by_id)
+
     @cached_property
     def selector(self) -> Selector:
         """Makes masks of the labels that a selection allows."""
         from irr.selection import Selector
 
         return Selector(self, self.hierarchy)
+
+    @cached_property
+    def lexical(self) -> LexicalIndex:
+        """Compares texts with the labels' wording."""
+        from irr.lexical import LexicalIndex
+
+        return LexicalIndex.open(self)
+
+    @cached_property
+    def mentions(self) -> Mentions:
+        """Finds the labels' names in texts."""
+        from irr.mentions import Mentions
+
+        return Mentions(self)
 
     def __len__(self) -> int:
         return len(self._labels)

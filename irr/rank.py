@@ -2,7 +2,8 @@
 
 The last stage of Infer–Retrieve–Rank. The LM sees numbered candidates and answers with numbers,
 so no label outside the label set can come out: the result is always a permutation of the
-candidates. Those the LM does not pick follow in the order of retrieval.
+candidates. Those the LM does not pick follow in the order of retrieval. It may answer that none
+applies.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any, NamedTuple
 import dspy
 
 from irr.adapter import rank_signature
-from irr.ask import Answer, Steps, Usable, arun, run
-from irr.chunks import split_text
+from irr.ask import Answer, Steps, arun, run
+from irr.chunks import shorten, split_text
 from irr.demos import NearestDemos
 from irr.errors import ConfigurationError, LMError, ReplyError
 from irr.lm import ContextTooLongError
@@ -24,29 +25,64 @@ from irr.prompts import Prompts
 from irr.replies import resolve_picks
 from irr.types import Label
 
-__all__ = ["Rank", "Ranked", "fuse", "show_candidate"]
+__all__ = ["DEMO_DESCRIPTIONS_CHARS", "Rank", "Ranked", "fuse", "show_candidates"]
 
 WINDOW = 100
+# Characters of all descriptions in a window: each of 100 labels has room for 160. Beside them, 100
+# names, a text of 6,000 characters and the answer fit 8,192 tokens, at four characters a token and
+# without examples.
+DESCRIPTIONS_CHARS = 16_000
+# Of those in a demonstration: it shows how to answer, and there may be eight of them.
+DEMO_DESCRIPTIONS_CHARS = 2_000
+# A definition is in its first sentences; what follows is notes and examples.
+_LONGEST_DESCRIPTION = 400
+# Few different limits, so that a label is mostly shown the same, and is remembered.
+_DESCRIPTION_STEP = 20
 _SMALLEST_WINDOW = 10
 _SHORTEST_TEXT = 500
-_DESCRIPTION_CHARS = 160
 _FUSION_OFFSET = 3
 
 
-def show_candidate(label: Label) -> str:
-    """How Rank's prompt shows a label: its name, and the start of its description."""
-    return _shown(label.name, label.description)
+def show_candidates(labels: Sequence[Label], budget: int = DESCRIPTIONS_CHARS) -> list[str]:
+    """How Rank's prompt shows labels side by side: names, and as much of descriptions as fits.
+
+    Descriptions have `budget` characters together and none more than 400. What is short leaves
+    its room to the others, and all that do not fit are cut at the same length, at the end of a
+    sentence or word.
+
+    >>> show_candidates([Label("1", "SQL"), Label("2", "Rust", description="A language.")])
+    ['SQL', 'Rust (A language.)']
+    """
+    limit = _limit([_described(label) for label in labels], budget)
+    return [_shown(label.name, label.description, limit) for label in labels]
+
+
+def _described(label: Label) -> int:
+    """Characters of a label's description, at most."""
+    return min(len(label.description), _LONGEST_DESCRIPTION)
+
+
+def _limit(lengths: Sequence[int], budget: int) -> int:
+    """The most characters for each, so that all keep within the budget."""
+    if sum(lengths) <= budget:
+        return _LONGEST_DESCRIPTION
+    left = budget
+    limit = 0
+    for place, length in enumerate(sorted(lengths)):
+        limit = left // (len(lengths) - place)
+        if length > limit:
+            break
+        left -= length
+    return limit // _DESCRIPTION_STEP * _DESCRIPTION_STEP
 
 
 @lru_cache(maxsize=1 << 16)
-def _shown(name: str, description: str) -> str:
+def _shown(name: str, description: str, limit: int) -> str:
     name = " ".join(name.split())
     description = " ".join(description.split())
-    if not description:
+    if not description or not limit:
         return name
-    if len(description) > _DESCRIPTION_CHARS:
-        description = description[:_DESCRIPTION_CHARS].rsplit(" ", 1)[0] + "…"
-    return f"{name} ({description})"
+    return f"{name} ({shorten(description, limit)})"
 
 
 def fuse(order: Sequence[int], weight: float, offset: float = _FUSION_OFFSET) -> list[int]:
@@ -82,9 +118,13 @@ class Rank(dspy.Module):
     Calling it gives a `dspy.Prediction` with ``order`` (list of int, a permutation of the
     candidates' positions), ``picked`` (how many at its start the LM picked) and ``notes``. More
     candidates than `window` are shown window by window, and the picks of all windows once more
-    together. A reply that cannot be read even at the third attempt leaves its candidates in the
-    order of retrieval, and a note. `nearest`, where set, chooses the demonstrations of each
-    document.
+    together, until they fit one window: what is picked there is picked. Behind it comes what was
+    picked in windows only. The LM may answer that no candidate applies, in a window or in the
+    end. A reply that cannot be read even at the third attempt leaves its candidates in the order
+    of retrieval, and a note. `nearest`, where set, chooses the demonstrations of each document.
+
+    Candidates that share a name should come told apart, see `irr.labels.LabelSet.distinct`: a
+    reply that names one of several alike picks none.
 
     Raises:
         LMError: no answer came.
@@ -99,81 +139,106 @@ class Rank(dspy.Module):
         self.nearest: NearestDemos | None = None
 
     def forward(self, text: str, candidates: Sequence[Label]) -> dspy.Prediction:
-        steps = self._steps(text, candidates)
-        return dspy.Prediction(**run(self.predict, steps, _picks_one_of(candidates))._asdict())
+        asked = self._questions(text, candidates)
+        return dspy.Prediction(**run(self.predict, asked.steps(), asked.usable)._asdict())
 
     async def aforward(self, text: str, candidates: Sequence[Label]) -> dspy.Prediction:
         return dspy.Prediction(**(await self.ask(text, candidates))._asdict())
 
     async def ask(self, text: str, candidates: Sequence[Label]) -> Ranked:
         """Do what calling does, past DSPy's bookkeeping: the way of a million documents."""
-        return await arun(self.predict, self._steps(text, candidates), _picks_one_of(candidates))
+        asked = self._questions(text, candidates)
+        return await arun(self.predict, asked.steps(), asked.usable)
 
-    def _steps(self, text: str, candidates: Sequence[Label]) -> Steps[Ranked]:
-        notes: list[str] = []
-        everything = list(range(len(candidates)))
+    def _questions(self, text: str, candidates: Sequence[Label]) -> _Questions:
         demos = self.nearest(text) if self.nearest is not None else None
-        round_ = _Round(text, candidates, self.window, notes, demos)
-        picks = (yield from round_.steps(everything)) if everything else []
-        picked = set(picks)
-        rest = [position for position in everything if position not in picked]
-        return Ranked(picks + rest, len(picks), list(dict.fromkeys(notes)))
+        return _Questions(text, candidates, self.window, demos)
 
 
-class _Round:
-    """One document's questions. Windows and text shrink when the prompt is too long."""
+class _Questions:
+    """One document's questions. Descriptions, windows and text shrink when a prompt is too long."""
 
     def __init__(
         self,
         text: str,
         candidates: Sequence[Label],
         window: int,
-        notes: list[str],
         demos: list[dict[str, Any]] | None,
     ) -> None:
         self.demos = {} if demos is None else {"demos": demos}
         self.text = text
-        self.names = [label.name for label in candidates]
-        self.shown = [show_candidate(label) for label in candidates]
+        self.candidates = candidates
         self.window = window
-        self.notes = notes
+        self.budget = DESCRIPTIONS_CHARS
+        self.notes: list[str] = []
+        self.near: list[int] = []
+        self.names: dict[str, str] = {}
 
-    def steps(self, positions: list[int]) -> Steps[list[int]]:
-        """The picks among `positions`, best first."""
+    def steps(self) -> Steps[Ranked]:
+        everything = list(range(len(self.candidates)))
+        picks = ((yield from self._round(everything)) if everything else None) or []
+        order = list(dict.fromkeys([*picks, *self.near, *everything]))
+        return Ranked(order, len(picks), list(dict.fromkeys(self.notes)))
+
+    def usable(self, question: dict[str, Any], picks: list[Any]) -> bool:
+        """No pick at all is an answer; picks that are no candidates are not."""
+        return not picks or bool(self._resolved(picks, question["candidates"]))
+
+    def _round(self, positions: list[int]) -> Steps[list[int] | None]:
+        """The picks among `positions`, best first; None where no reply could be read."""
         windows = _windows(positions, self.window)
-        answers = yield [self._question(window) for window in windows]
+        questions = [self._question(window) for window in windows]
+        answers = yield questions
         if any(isinstance(answer, ContextTooLongError) for answer in answers):
-            self._shrink(answers)
-            return (yield from self.steps(positions))
-        picks = [
-            self._picks(window, answer) for window, answer in zip(windows, answers, strict=True)
-        ]
+            self._shrink(windows, answers)
+            return (yield from self._round(positions))
+        picks = [self._picks(*asked) for asked in zip(windows, questions, answers, strict=True)]
         if len(windows) == 1:
             return picks[0]
         # The first picks of all windows come before the second picks: windows are no ranking.
-        pooled = [pick for pick in chain(*zip_longest(*picks)) if pick is not None]
+        turns = chain(*zip_longest(*(own or () for own in picks)))
+        pooled = [pick for pick in turns if pick is not None]
+        if all(own is None for own in picks):
+            return None
         if not 1 < len(pooled) < len(positions):
             return pooled
-        final = yield from self.steps(sorted(pooled))
-        return final + [pick for pick in pooled if pick not in set(final)]
+        # Rounds end, also where the LM picks nearly everything: each has half of the one before.
+        again = pooled[: max(self.window, len(positions) // 2)]
+        final = yield from self._round(sorted(again))
+        if final is None:
+            return pooled
+        self.near += pooled if final else []
+        return final
 
     def _question(self, window: Sequence[int]) -> dict[str, Any]:
-        shown = [self.shown[position] for position in window]
+        labels = [self.candidates[position] for position in window]
+        shown = show_candidates(labels, self.budget)
+        self.names |= zip(shown, (label.name for label in labels), strict=True)
         return {"text": self.text, "candidates": shown, **self.demos}
 
-    def _picks(self, window: Sequence[int], answer: Answer) -> list[int]:
+    def _picks(
+        self, window: Sequence[int], question: dict[str, Any], answer: Answer
+    ) -> list[int] | None:
         if isinstance(answer, ReplyError):
             self.notes.append(f"Rank kept the order of retrieval: {answer}")
-            return []
+            return None
         if isinstance(answer, LMError):
             raise answer
-        names = [self.names[position] for position in window]
-        shown = [self.shown[position] for position in window]
-        return [window[pick] for pick in _resolved(answer, names, shown)]
+        return [window[pick] for pick in self._resolved(answer, question["candidates"])]
 
-    def _shrink(self, answers: Sequence[Answer]) -> None:
-        if self.window > _SMALLEST_WINDOW:
-            self.window = max(_SMALLEST_WINDOW, self.window // 2)
+    def _resolved(self, picks: list[Any], shown: Sequence[str]) -> list[int]:
+        return resolve_picks(picks, [self.names[line] for line in shown], shown)
+
+    def _shrink(self, windows: Sequence[Sequence[int]], answers: Sequence[Answer]) -> None:
+        most = max(map(len, windows))
+        if self.budget and (described := max(map(self._described, windows))):
+            quarter = min(described, self.budget) // 4
+            drop = self.budget < DESCRIPTIONS_CHARS or quarter < most * _DESCRIPTION_STEP
+            self.budget = 0 if drop else quarter
+            how = "shorter" if self.budget else "no"
+            self.notes.append(f"Rank saw {how} descriptions: the prompt was too long")
+        elif most > _SMALLEST_WINDOW:
+            self.window = max(_SMALLEST_WINDOW, most // 2)
             self.notes.append("Rank saw the candidates in smaller windows: the prompt was too long")
         elif len(self.text) > _SHORTEST_TEXT:
             self.text = split_text(self.text, len(self.text) // 2)[0]
@@ -181,23 +246,8 @@ class _Round:
         else:
             raise next(answer for answer in answers if isinstance(answer, ContextTooLongError))
 
-
-def _picks_one_of(candidates: Sequence[Label]) -> Usable:
-    """No pick at all is an answer; picks that are no candidates are not."""
-
-    def usable(question: dict[str, Any], picks: list[Any]) -> bool:
-        shown = question["candidates"]
-        if not picks or any(isinstance(pick, int) and 0 < pick <= len(shown) for pick in picks):
-            return True
-        names = {show_candidate(label): label.name for label in candidates}
-        return bool(_resolved(picks, [names[line] for line in shown], shown))
-
-    return usable
-
-
-def _resolved(picks: list[Any], names: Sequence[str], shown: Sequence[str]) -> list[int]:
-    """Positions of what was picked: by number or name, else as the prompt showed it."""
-    return resolve_picks(picks, names) or resolve_picks(picks, shown)
+    def _described(self, window: Sequence[int]) -> int:
+        return sum(_described(self.candidates[position]) for position in window)
 
 
 def _windows(positions: list[int], size: int) -> list[list[int]]:

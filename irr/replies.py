@@ -10,7 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import takewhile
 
+from irr.distinct import folded
 from irr.errors import ReplyError
 
 __all__ = [
@@ -40,7 +43,15 @@ _NUMBERS_ONLY = re.compile(
 )
 # "[3] use databases": a number in brackets is the line's mark there, not a list of one.
 _BRACKETED_LINE = re.compile(r"\[\d{1,6}\][ \t]*\w")
-_NONE = re.compile(r"^\W*(none|no candidates? appl(?:y|ies)|nothing|n/a)\W*$", re.IGNORECASE)
+_NONE = re.compile(
+    r"^\W*(none(?: of (?:these|them))?(?: appl(?:y|ies))?|no candidates? appl(?:y|ies)|nothing|n/a)"
+    r"\W*$",
+    re.IGNORECASE,
+)
+# The prompt's line for it, whole or in part: "0. none of these".
+_NONE_OF_THESE = re.compile(
+    r"^\W*(?:0\W+(?:none|nothing)\b|none of (?:these|them)\b).{0,40}$", re.IGNORECASE
+)
 # "I cannot say." is prose; "SQL, data bases." may be a list.
 _WORDS_BEFORE_A_STOP = 3
 _LIST_KEYS = ("guesses", "ranking")
@@ -84,14 +95,24 @@ def parse_picks(reply: str) -> list[int | str]:
 
     Understood, in this order: a JSON object or list, also fenced or with prose around it; a line
     of numbers ("3, 17"); lines that begin with a number ("3. use databases") or a bullet. An
-    empty list is an answer. Nothing is checked against the candidates: see `resolve_picks`.
+    empty list is an answer. The number 0, or "none of these", says that no more candidates apply:
+    what comes after it does not count. Nothing is checked against the candidates: see
+    `resolve_picks`.
 
-    >>> parse_picks("3, 17")
-    [3, 17]
+    >>> parse_picks("3, 17"), parse_picks("[3, 0, 17]"), parse_picks("0")
+    ([3, 17], [3], [])
 
     Raises:
         ReplyError: the reply is blank, or JSON that breaks off, or prose.
     """
+    return list(takewhile(_picks_something, _all_picks(reply)))
+
+
+def _picks_something(pick: int | str) -> bool:
+    return pick != 0 and not (isinstance(pick, str) and _NONE_OF_THESE.match(pick))
+
+
+def _all_picks(reply: str) -> list[int | str]:
     text = _clean(reply)
     if _BRACKETED_LINE.match(text):
         return _line_picks(text)
@@ -105,36 +126,83 @@ def parse_picks(reply: str) -> list[int | str]:
     return _line_picks(text)
 
 
-def resolve_picks(picks: Sequence[int | str], names: Sequence[str]) -> list[int]:
+def resolve_picks(
+    picks: Sequence[int | str], names: Sequence[str], shown: Sequence[str] = ()
+) -> list[int]:
     """Positions (from 0) of the candidates that were picked, in order, without repeats.
 
     A number counts from 1. A text is looked up as a name first, then as "17. name", and only then
     as a number with something behind it: names may begin with numbers, and an LM that writes
-    names may number its answer. What is no candidate's is left out.
+    names may number its answer. Names may be written as the prompt showed them, or without what
+    is in brackets at their end. A text that fits several candidates picks none of them. What is
+    no candidate's is left out.
+
+    Args:
+        names: of the candidates.
+        shown: the candidates' lines in the prompt, where these are more than the names.
 
     >>> resolve_picks([2, 9, "SQL", "1. SPARQL", 2], ["use databases", "SQL", "SPARQL"])
     [1, 2]
+    >>> resolve_picks(["Cold", "Fever"], ["Cold (in: Nose)", "Cold (in: Skin)", "Fever (high)"])
+    [2]
     """
-    by_name: dict[str, int] = {}
-    if any(isinstance(pick, str) for pick in picks):  # Rare, and a tenth of the work otherwise.
-        by_name = {_folded(name): position for position, name in reversed(list(enumerate(names)))}
     positions: dict[int, None] = {}
+    known = _Names(names, shown)
     for pick in picks:
-        position = pick - 1 if isinstance(pick, int) else _named(pick, by_name)
+        position = pick - 1 if isinstance(pick, int) else _named(pick, known)
         if position is not None and 0 <= position < len(names):
             positions[position] = None
     return list(positions)
 
 
-def _named(pick: str, by_name: dict[str, int]) -> int | None:
-    position = by_name.get(_folded(pick))
-    if position is None and (match := _LEADING_NUMBER.match(pick)):
-        position = by_name.get(_folded(match[2] or ""), int(match[1]) - 1)
-    return position
+class _Names:
+    """Finds candidates by what they are called; each way of calling them before the next."""
+
+    def __init__(self, names: Sequence[str], shown: Sequence[str]) -> None:
+        self._names = names
+        self._shown = shown
+
+    def find(self, text: str) -> list[int]:
+        """The positions of the candidates that are called so."""
+        key = folded(text)
+        return next((table[key] for table in self._tables if key in table), [])
+
+    # A text among the picks is rare, and these tables are nine tenths of the work.
+    @cached_property
+    def _tables(self) -> list[dict[str, list[int]]]:
+        heads = [list(_heads(line)) for line in self._shown or self._names]
+        return [
+            _by_name([[line] for line in self._shown]),
+            _by_name([[name] for name in self._names]),
+            _by_name(heads),
+        ]
 
 
-def _folded(name: str) -> str:
-    return " ".join(name.split()).casefold()
+def _by_name(called: Sequence[Sequence[str]]) -> dict[str, list[int]]:
+    """The positions of what is called so, by how each is called."""
+    table: dict[str, list[int]] = {}
+    for position, names in enumerate(called):
+        for name in dict.fromkeys(map(folded, names)):
+            table.setdefault(name, []).append(position)
+    return table
+
+
+def _heads(line: str) -> Iterator[str]:
+    """A line without its last brackets, without the last two, and so on."""
+    head, bracket, _ = line.rpartition(" (")
+    while bracket:
+        yield head
+        head, bracket, _ = head.rpartition(" (")
+
+
+def _named(pick: str, known: _Names) -> int | None:
+    found = known.find(pick)
+    if not found and (match := _LEADING_NUMBER.match(pick)):
+        numbered = int(match[1]) - 1
+        found = known.find(match[2] or "")
+        if not found or numbered in found:
+            return numbered
+    return found[0] if len(found) == 1 else None
 
 
 def excerpt(reply: str, limit: int = 80) -> str:

@@ -47,7 +47,7 @@ def has_learnt(call: Call) -> bool:
     for user, assistant in zip(call.messages[1::2], call.messages[2::2], strict=False):
         text, _, listed = user["content"].partition("\n\nCandidates:\n")
         answer = json.loads(assistant["content"])[key]
-        shown = re.findall(r"^\d+\. (.*)$", listed, re.MULTILINE)
+        shown = re.findall(r"^[1-9]\d*\. (.*)$", listed, re.MULTILINE)
         right = gold_of(text)
         said = answer if key == "guesses" else [shown[number - 1] for number in answer]
         if right and said[: len(right)] == right:

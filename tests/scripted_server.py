@@ -46,7 +46,7 @@ class Call:
     @property
     def candidates(self) -> list[str]:
         listed = self.user.split("\n\nCandidates:\n", 1)
-        return re.findall(r"^\d+\. (.*)$", listed[1], re.MULTILINE) if len(listed) == 2 else []
+        return re.findall(r"^[1-9]\d*\. (.*)$", listed[1], re.MULTILINE) if len(listed) == 2 else []
 
 
 @dataclass(frozen=True)

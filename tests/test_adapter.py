@@ -43,13 +43,33 @@ def test_the_whole_prompt_of_rank() -> None:
             'Answer with JSON and nothing else: {"ranking": [4, 17]}\n'
             "ranking: Numbers.",
         },
-        {"role": "user", "content": "Text:\nWe bake.\n\nCandidates:\n1. bake bread\n2. SQL"},
+        {
+            "role": "user",
+            "content": "Text:\nWe bake.\n\nCandidates:\n1. bake bread\n2. SQL\n0. none of these",
+        },
         {"role": "assistant", "content": '{"ranking": [1]}'},
         {
             "role": "user",
-            "content": "Text:\nWe use SQL.\n\nCandidates:\n1. use databases\n2. SQL, advanced",
+            "content": "Text:\nWe use SQL.\n\nCandidates:\n1. use databases\n2. SQL, advanced\n"
+            "0. none of these",
         },
     ]
+
+
+def test_a_demonstration_of_rank_without_gold_answers_0() -> None:
+    demo = {"text": "We bake.", "candidates": ["SQL"], "ranking": []}
+    messages = ListAdapter().format(RANK, [demo], {"text": "x", "candidates": ["a"]})
+    assert messages[2]["content"] == '{"ranking": [0]}'
+
+
+def test_a_demonstration_of_infer_without_guesses_stays_empty() -> None:
+    messages = ListAdapter().format(INFER, [{"text": "Hello.", "guesses": []}], {"text": "x"})
+    assert messages[2]["content"] == '{"guesses": []}'
+
+
+def test_none_of_these_becomes_an_empty_demonstration_value() -> None:
+    # What an optimizer keeps of a trace, and shows again as 0.
+    assert ListAdapter().parse(RANK, '{"ranking": [0]}') == {"ranking": []}
 
 
 def test_the_prefix_is_the_same_for_every_document() -> None:
@@ -82,7 +102,7 @@ def test_the_schema_allows_the_numbers_shown_and_nothing_else() -> None:
                 "properties": {
                     "ranking": {
                         "type": "array",
-                        "items": {"type": "integer", "enum": [1, 2, 3]},
+                        "items": {"type": "integer", "enum": [0, 1, 2, 3]},
                         "maxItems": 3,
                     }
                 },

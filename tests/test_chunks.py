@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from irr.chunks import join_passages, split_text
+from irr.chunks import join_passages, shorten, split_text
 
 
 @given(st.text(max_size=300), st.integers(1, 50))
@@ -33,6 +33,23 @@ def test_texts_are_cut_at_the_best_break(text: str, size: int, chunks: list[str]
 def test_size_must_be_positive() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         split_text("x", 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "start"),
+    [
+        ("Cuts bread. And more of it.", 100, "Cuts bread. And more of it."),
+        ("Cuts bread. And more of it.", 16, "Cuts bread."),
+        ("Cuts bread. And more of it.", 11, "Cuts bread."),
+        ("Cuts bread. And more of it.", 10, "Cuts…"),  # a word: the sentence does not fit
+        ("No. This one is far too long.", 20, "No. This one is far…"),  # a sentence, but too short
+        ("没有空格的句子。第二个句子。", 10, "没有空格的句子。"),
+        ("unbreakable", 4, "unbr…"),
+        ("unbreakable", 0, "…"),
+    ],
+)
+def test_a_text_is_shortened_to_sentences_or_words(text: str, size: int, start: str) -> None:
+    assert shorten(text, size) == start
 
 
 def test_candidates_take_turns_in_choosing_passages() -> None:

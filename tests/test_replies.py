@@ -104,6 +104,20 @@ def test_guesses_are_bounded() -> None:
         ("None.", []),
         ("No candidates apply", []),
         ('{"reasoning": "4 and 5", "ranking": [3]}', [3]),
+        ('{"ranking": [0]}', []),
+        ('{"ranking": [3, 17, 0, 4]}', [3, 17]),
+        ('{"ranking": [0, 3]}', []),
+        ('{"ranking": ["3", "0", "17"]}', [3]),
+        ('{"ranking": ["3. SQL", "0. none of these", "17"]}', ["3. SQL"]),
+        ('{"ranking": [{"number": 0, "label": "none of these"}]}', []),
+        ("0", []),
+        ("3, 0, 17", [3]),
+        ("0. none of these", []),
+        ("3. SQL\n0. None of these.\n17. SPARQL", ["3. SQL"]),
+        ("None of these apply.", []),
+        ("0, none of these apply", []),
+        ('{"ranking": ["0 emission vehicles"]}', ["0 emission vehicles"]),
+        ('{"ranking": ["none of these", 3]}', []),
     ],
 )
 def test_picks_are_read(reply: str, picks: list[int | str]) -> None:
@@ -134,6 +148,35 @@ def test_names_come_before_numbers(
     picks: list[int | str], names: list[str], positions: list[int]
 ) -> None:
     assert resolve_picks(picks, names) == positions
+
+
+@pytest.mark.parametrize(
+    ("pick", "positions"),
+    [
+        ("Cold (in: Skin) (It burns.)", [1]),  # as the prompt showed it
+        ("Cold (in: Skin)", [1]),  # without its description
+        ("Fever", [2]),  # without what nobody else's name needs either
+        ("Cold", []),  # which one?
+        ("2. Cold", [1]),  # the number says
+        ("3. Cold", []),
+        ("COLD  (in: nose)", [0]),
+    ],
+)
+def test_a_name_of_several_picks_none_of_them(pick: str, positions: list[int]) -> None:
+    names = ["Cold (in: Nose)", "Cold (in: Skin)", "Fever (in: Heat)"]
+    shown = [names[0], "Cold (in: Skin) (It burns.)", "Fever (in: Heat) (It burns (a lot).)"]
+    assert resolve_picks([pick], names, shown) == positions
+
+
+def test_a_whole_name_comes_before_the_beginning_of_another() -> None:
+    assert resolve_picks(["Java"], ["Java (programming)", "Java"]) == [1]
+    shown = ["Java (programming)", "Java (An isle.)"]
+    assert resolve_picks(["Java"], ["Java (programming)", "Java"], shown) == [1]
+
+
+def test_names_as_shown_and_as_they_are_in_one_reply() -> None:
+    names, shown = ["SQL", "COBOL"], ["SQL (A language.)", "COBOL"]
+    assert resolve_picks(["COBOL", "SQL (A language.)"], names, shown) == [1, 0]
 
 
 def test_a_reply_of_any_length_is_read_at_once() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from typing import Any
 
 import dspy
 import pytest
@@ -14,9 +15,9 @@ from scripted_server import Call, Reply, ScriptedServer
 
 from irr.errors import LMError
 from irr.infer import MOST_CHUNKS, Infer
-from irr.lm import LMSettings, open_lm
+from irr.lm import Engine, LMSettings, open_lm
 from irr.prompts import read_prompts
-from irr.rank import Rank, fuse, show_candidate
+from irr.rank import Rank, fuse, show_candidates
 from irr.types import Label
 
 Serve = Callable[..., ScriptedServer]
@@ -134,6 +135,19 @@ def test_rank_may_pick_none(serve: Serve) -> None:
     assert len(server.calls) == 1
 
 
+def test_0_is_an_answer_and_no_candidate(serve: Serve) -> None:
+    server = serve(lambda call: ranking(0))
+    reply = rank(server, 3)
+    assert (reply.order, reply.picked, reply.notes) == ([0, 1, 2], 0, [])
+    (call,) = server.calls
+    assert call.user.endswith("3. name 3\n0. none of these")
+
+
+def test_what_comes_after_0_does_not_count(serve: Serve) -> None:
+    reply = rank(serve(lambda call: ranking(3, 0, 1)), 3)
+    assert (reply.order, reply.picked) == ([2, 0, 1], 1)
+
+
 def test_rank_takes_names_for_numbers(serve: Serve) -> None:
     assert rank(serve(lambda call: '["name 2", "Name 1"]'), 3).order == [1, 0, 2]
 
@@ -169,6 +183,150 @@ def test_windows_then_their_picks_together(serve: Serve) -> None:
     assert reply.picked == 6
 
 
+def test_a_window_may_answer_none(serve: Serve) -> None:
+    def script(call: Call) -> str:
+        return ranking(2, 1) if "name 11" in call.candidates else ranking(0)
+
+    reply = rank(serve(script), 30, window=10)
+    assert reply.order == [11, 10, *range(10), *range(12, 30)]
+    assert (reply.picked, reply.notes) == (2, [])
+
+
+def test_the_last_round_may_answer_none(serve: Serve) -> None:
+    server = serve(lambda call: ranking(3) if len(call.candidates) == 10 else ranking(0))
+    reply = rank(server, 30, window=10)
+    assert len(server.calls) == 4
+    assert (reply.order, reply.picked, reply.notes) == (list(range(30)), 0, [])
+
+
+def test_what_only_a_window_picked_comes_behind_the_picks(serve: Serve) -> None:
+    server = serve(lambda call: ranking(3) if len(call.candidates) == 10 else ranking(2))
+    reply = rank(server, 30, window=10)
+    assert reply.order[:4] == [12, 2, 22, 0]
+    assert reply.picked == 1
+
+
+def test_picks_of_windows_stand_where_the_last_reply_cannot_be_read(serve: Serve) -> None:
+    server = serve(lambda call: ranking(3) if len(call.candidates) == 10 else "what?" * 99)
+    reply = rank(server, 30, window=10)
+    assert (reply.order[:3], reply.picked, len(reply.notes)) == ([2, 12, 22], 3, 1)
+
+
+def picking(names: set[str], extra: int = 0) -> Callable[[Call], str]:
+    """Picks these names where they are shown, best first, and before them the first `extra`."""
+
+    def script(call: Call) -> str:
+        gold = [number for number, name in enumerate(call.candidates, 1) if name in names]
+        return ranking(*(gold if len(call.candidates) < 100 else [*range(1, extra + 1), *gold]), 0)
+
+    return script
+
+
+def test_a_label_far_down_the_list_can_win(serve: Serve) -> None:
+    server = serve(picking({"name 437"}, extra=10))
+    reply = rank(server, 500, window=100)
+    assert (reply.order[0], reply.picked) == (436, 1)
+    assert sorted(reply.order) == list(range(500))
+    assert [len(call.candidates) for call in server.calls] == [100] * 5 + [51]
+
+
+def test_rounds_repeat_until_the_picks_fit_a_window(serve: Serve) -> None:
+    def script(call: Call) -> str:  # 40 of each hundred, and so on
+        return ranking(*range(1, len(call.candidates) * 2 // 5 + 1))
+
+    server = serve(script)
+    reply = rank(server, 500, window=100)
+    assert [len(call.candidates) for call in server.calls] == [100] * 5 + [100] * 2 + [80]
+    assert reply.picked == 32
+
+
+def test_rounds_end_where_the_lm_picks_nearly_everything(serve: Serve) -> None:
+    server = serve(lambda call: ranking(*range(2, len(call.candidates) + 1)))
+    reply = rank(server, 500, window=100)
+    # 500 candidates, then 250, 125 and 100 of them.
+    assert [len(call.candidates) for call in server.calls][5:] == [84, 84, 82, 63, 62, 100]
+    assert reply.picked == 99
+
+
+def test_windows_share_their_prefix_up_to_the_candidates(serve: Serve) -> None:
+    server = serve(picking({"name 437"}))
+    rank(server, 500, text="A long text. " * 50, window=100)
+    windows = server.calls[:5]
+    prefixes = {json.dumps(call.messages).partition("1. name")[0] for call in windows}
+    assert len(prefixes) == 1
+    assert "A long text." in prefixes.pop()
+
+
+def test_windows_are_asked_at_the_same_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(lambda call: ranking(0))
+    ask = Engine.ask
+    together = asyncio.Barrier(5)
+
+    async def all_five(engine: Engine, body: Any) -> Any:
+        await asyncio.wait_for(together.wait(), 20)  # Passes when five requests wait here.
+        return await ask(engine, body)
+
+    monkeypatch.setattr(Engine, "ask", all_five)
+    assert rank(server, 500, window=100).picked == 0
+    assert len(server.calls) == 5
+
+
+DESCRIBED = [Label(str(n), f"name {n}", description="It is. " + "word " * 28) for n in range(100)]
+
+
+def rank_described(server: ScriptedServer, text: str = "text") -> dspy.Prediction:
+    stage = Rank(PROMPTS)
+    stage.predict.lm = open_lm(LMSettings("tiny", server.url, timeout=5))
+    return asyncio.run(stage.acall(text=text, candidates=DESCRIBED))
+
+
+def too_long_above(characters: int) -> Callable[[Call], Reply | str]:
+    return lambda call: TOO_LONG if len(call.user) > characters else ranking(2)
+
+
+def test_descriptions_shrink_before_the_windows(serve: Serve) -> None:
+    server = serve(too_long_above(8_000))
+    reply = rank_described(server)
+    assert [len(call.candidates) for call in server.calls] == [100, 100]
+    assert server.calls[1].candidates[0] == "name 0 (It is. word word…)"
+    assert reply.notes == ["Rank saw shorter descriptions: the prompt was too long"]
+    assert reply.order[0] == 1
+
+
+def test_descriptions_are_left_out_before_the_windows_shrink(serve: Serve) -> None:
+    server = serve(too_long_above(2_000))
+    reply = rank_described(server)
+    assert server.calls[-1].candidates == [f"name {n}" for n in range(100)]
+    assert reply.notes == [
+        "Rank saw shorter descriptions: the prompt was too long",
+        "Rank saw no descriptions: the prompt was too long",
+    ]
+
+
+def test_then_windows_shrink_and_then_the_text(serve: Serve) -> None:
+    server = serve(too_long_above(700))
+    reply = rank_described(server, "word " * 200)
+    assert [note.partition(":")[0] for note in reply.notes] == [
+        "Rank saw shorter descriptions",
+        "Rank saw no descriptions",
+        "Rank saw the candidates in smaller windows",
+        "Rank saw the start of the text",
+    ]
+
+
+@pytest.mark.parametrize("length", [0, 30, 900])
+@pytest.mark.parametrize("count", [1, 5, 30, 100])
+def test_no_request_that_was_too_long_is_sent_again(serve: Serve, count: int, length: int) -> None:
+    server = serve(lambda call: TOO_LONG)
+    labels = [Label(str(n), f"name {n}", description="x" * length) for n in range(count)]
+    stage = Rank(PROMPTS)
+    stage.predict.lm = open_lm(LMSettings("tiny", server.url, timeout=5))
+    with pytest.raises(LMError, match="too long"):
+        asyncio.run(stage.acall(text="word " * 300, candidates=labels))
+    sent = [call.user for call in server.calls]
+    assert len(sent) == len(set(sent))
+
+
 def test_windows_shrink_when_the_prompt_is_too_long(serve: Serve) -> None:
     server = serve(lambda call: TOO_LONG if len(call.candidates) > 25 else ranking(1))
     reply = rank(server, 100)
@@ -189,7 +347,7 @@ def test_rank_returns_a_permutation_whatever_the_lm_says(data: st.DataObject) ->
     window = data.draw(st.integers(1, 12))
     stage = Rank(PROMPTS, window=window)
     candidates = [Label(str(number), f"name {number}") for number in range(count)]
-    steps = stage._steps("text", candidates)
+    steps = stage._questions("text", candidates).steps()
     picks = st.lists(st.integers(-3, 30) | st.text(max_size=8), max_size=15)
     try:
         questions = next(steps)
@@ -215,13 +373,39 @@ def test_fusion_by_hand() -> None:
 
 
 def test_candidates_are_shown_on_one_line_each() -> None:
-    assert show_candidate(Label("1", "two\nlines\tand tabs")) == "two lines and tabs"
-    assert show_candidate(Label("1", "SQL", description="A query\nlanguage.")) == (
-        "SQL (A query language.)"
-    )
-    shown = show_candidate(Label("1", "SQL", description="word " * 100))
-    assert shown.endswith("word…)")
-    assert len(shown) < 180
+    labels = [Label("1", "two\nlines\tand tabs"), Label("2", "SQL", description="A\nlanguage.")]
+    assert show_candidates(labels) == ["two lines and tabs", "SQL (A language.)"]
+
+
+def test_short_descriptions_leave_their_room_to_long_ones() -> None:
+    labels = [Label("1", "a", description="x" * 10), Label("2", "b", description="y" * 300)]
+    # 100 characters: 10, and 90 that are left; limits are multiples of 20.
+    assert show_candidates(labels, 100) == [f"a ({'x' * 10})", f"b ({'y' * 80}…)"]
+
+
+def test_descriptions_within_the_budget_are_whole() -> None:
+    labels = [Label(str(n), "a", description="x" * 160) for n in range(100)]
+    assert set(show_candidates(labels)) == {f"a ({'x' * 160})"}
+
+
+def test_one_description_is_not_a_page() -> None:
+    (line,) = show_candidates([Label("1", "a", description="word " * 200)])
+    assert line == f"a ({'word ' * 79}word…)"
+
+
+def test_without_room_there_are_names_alone() -> None:
+    labels = [Label(str(n), "a", description="x" * 50) for n in range(10)]
+    assert show_candidates(labels, 100) == ["a"] * 10
+    assert show_candidates(labels, 0) == ["a"] * 10
+
+
+@given(st.lists(st.text(max_size=60) | st.just("z" * 900), max_size=30), st.integers(0, 3000))
+def test_descriptions_keep_to_the_budget(descriptions: list[str], budget: int) -> None:
+    labels = [Label("1", "n", description=text) for text in descriptions]
+    shown = show_candidates(labels, budget)
+    extra = len(" (…)")
+    assert sum(max(0, len(line) - len("n") - extra) for line in shown) <= budget
+    assert shown == show_candidates(labels, budget)
 
 
 def test_descriptions_reach_the_prompt_and_names_are_understood(serve: Serve) -> None:

@@ -221,7 +221,7 @@ def reply_to(messages: list[dict[str, str]]) -> str:
     text, candidates, listed = user.partition("\n\nCandidates:\n")
     if not candidates:
         return json.dumps({"guesses": text.removeprefix("Text:\n").split()[:4]})
-    numbers = range(1, listed.count("\n") + 2)
+    numbers = range(1, listed.count("\n") + 1)  # the last line is "none of these"
     draw = random.Random(hashlib.blake2b(user.encode(), digest_size=8).digest())
     return json.dumps({"ranking": draw.sample(numbers, min(5, len(numbers)))})
 

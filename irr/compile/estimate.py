@@ -7,7 +7,7 @@ from irr.compile.examples import Split
 from irr.compile.settings import CompileSettings
 from irr.ledger import Ledger
 from irr.program import InferRetrieveRank
-from irr.rank import show_candidate
+from irr.rank import show_candidates
 
 __all__ = ["estimate"]
 
@@ -58,7 +58,8 @@ def _prompt_tokens(program: InferRetrieveRank, split: Split, settings: CompileSe
         sizes.append(len(system) + text * (1 + settings.demos / 2))
     if program.rank is not None:
         system = adapter.format_system_message(program.rank.predict.signature)
-        some = [show_candidate(program.labels[n]) for n in range(min(100, len(program.labels)))]
+        first = range(min(program.rank.window, len(program.labels)))
+        some = show_candidates([program.labels.distinct(n) for n in first])
         listed = program.retriever.settings.candidates * (sum(map(len, some)) / len(some) + 4)
         sizes.append(len(system) + (text + listed) * (1 + settings.demos / 2))
     return round(sum(sizes) / len(sizes) / _CHARS_PER_TOKEN)

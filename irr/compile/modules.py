@@ -15,7 +15,7 @@ from irr.demos import shown_with_gold
 from irr.infer import Infer
 from irr.metrics import METRICS
 from irr.program import InferRetrieveRank
-from irr.rank import Rank, fuse, show_candidate
+from irr.rank import DEMO_DESCRIPTIONS_CHARS, Rank, fuse, show_candidates
 
 __all__ = [
     "InferStage",
@@ -63,7 +63,7 @@ class RankStage(dspy.Module):
 
     def forward(self, text: str, pool: Sequence[int]) -> dspy.Prediction:
         program = self.shared.program
-        candidates = [program.labels[position] for position in pool]
+        candidates = [program.labels.distinct(position) for position in pool]
         reply = self.rank(text=program.passages(text, pool), candidates=candidates)
         order = fuse(reply.order, program.fusion)
         return dspy.Prediction(ranked=[pool[place] for place in order])
@@ -86,7 +86,7 @@ class Pipeline(dspy.Module):
         pool = [c.position for c in program.find(text, guesses)]
         ranked = pool
         if hasattr(self, "rank") and pool:
-            candidates = [program.labels[position] for position in pool]
+            candidates = [program.labels.distinct(position) for position in pool]
             reply = self.rank(text=program.passages(text, pool), candidates=candidates)
             ranked = [pool[place] for place in fuse(reply.order, program.fusion)]
         return dspy.Prediction(ranked=ranked, guesses=guesses, pool=pool)
@@ -103,7 +103,8 @@ def rank_example(example: Example, program: InferRetrieveRank, pool: Sequence[in
     """Inputs and gold; and what makes it a demonstration of Rank: gold numbers among candidates."""
     shown, numbers = shown_with_gold(pool, example.gold)
     row: dict[str, Any] = {"text": example.document.text, "gold": list(example.gold)}
-    row["candidates"] = [show_candidate(program.labels[position]) for position in shown]
+    labels = [program.labels.distinct(position) for position in shown]
+    row["candidates"] = show_candidates(labels, DEMO_DESCRIPTIONS_CHARS)
     row["ranking"] = numbers
     row["pool"] = list(pool)
     return dspy.Example(**row).with_inputs("text", "pool")

@@ -213,10 +213,11 @@ def _prompt_chars(stage: Any, inputs: dict[str, Any]) -> int:
 
 def _some_candidates(program: InferRetrieveRank, count: int) -> list[str]:
     """As many labels, spread over the label set, as a prompt shows them."""
-    from irr.rank import show_candidate
+    from irr.rank import show_candidates
 
     step = len(program.labels) / max(count, 1)
-    return [show_candidate(program.labels[int(number * step)]) for number in range(count)]
+    labels = [program.labels.distinct(int(number * step)) for number in range(count)]
+    return show_candidates(labels)
 
 
 def _time(
