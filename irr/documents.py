@@ -7,17 +7,18 @@ the order of the source. Formats: `read_documents`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from irr.errors import ConfigurationError, DocumentError, InputError
+from irr.errors import ConfigurationError, DocumentError
 from irr.files import HALF_CHARACTER, TextFile, split_cell, stem_of
 from irr.types import Document
 
 if TYPE_CHECKING:
     from irr.folder import Folder
+    from irr.selection import Selection
 
 __all__ = ["documents_from_texts", "read_documents", "read_gold"]
 
@@ -25,24 +26,31 @@ __all__ = ["documents_from_texts", "read_documents", "read_gold"]
 class _Row(NamedTuple):
     """A document, and for errors its file, the line on which it begins, and whose its id is."""
 
-    file: TextFile
+    file: str
     line: int | None
     document: Document
     numbered: bool
+
+    def failure(self, message: str) -> DocumentError:
+        """Make the error to raise about it."""
+        return DocumentError(message, path=self.file, line=self.line)
 
 
 _Located = Iterator[_Row]
 _Lines = Iterator[tuple[int, str]]
 _ROWS = (".jsonl", ".csv", ".tsv", ".parquet")
+_SELECTION = ("include", "exclude")
 
 
 def read_documents(source: str | Path, *, text_column: str | None = None) -> Iterator[Document]:
     """Stream documents; UTF-8, files also packed (.gz).
 
-    - .jsonl: ``{"id": …, "text": …, "labels": [names or ids]}`` a line, blank lines skipped.
-    - .csv, .tsv: a header, then a document a row; columns id, text, labels (separated by "|").
+    - .jsonl: ``{"id": …, "text": …, "labels": [names or ids], "include": […], "exclude": […]}``
+      a line, blank lines skipped.
+    - .csv, .tsv: a header, then a document a row; columns id, text, labels, include, exclude (the
+      last three separated by "|").
     - .txt: the whole file is one document, its id the name without the ending.
-    - .parquet: columns id, text, labels (strings separated by "|", or lists); needs irr[parquet].
+    - .parquet: the same columns, the last three also as lists; needs irr[parquet].
     - a folder of .txt files, those in folders below too, hidden ones not; sorted by id, which is
       the path inside the folder without the ending.
     - a folder of .jsonl, .csv, .tsv and .parquet files, likewise: one after the other, sorted by
@@ -55,6 +63,10 @@ def read_documents(source: str | Path, *, text_column: str | None = None) -> Ite
     folder each file goes on where the one before it ended. Labels may be missing or null (`gold`
     is None) and lose exact duplicates. Texts are kept as they are, and may be blank: such a
     document comes out like any other, so that predict can answer its row.
+
+    `include` and `exclude` make the document's selection: entries as in `irr.selection`, but no
+    regular expressions and files. Whether they fit the label set is seen when it is predicted.
+    Where the text has one of these names, it is the text.
 
     Memory does not grow with the number of documents; their ids are in a temporary file, see
     `irr.seen`. The iterator may be used by one thread and closed by another.
@@ -84,25 +96,12 @@ def read_gold(source: str | Path, *, text_column: str | None = None) -> Iterator
     from irr.corpora import read_corpus, recognise_corpus
 
     form = recognise_corpus(source)
-    if form is not None:
-        return _gold_of(source, read_corpus(source, form, text_column=text_column))
-    return _documents(_with_gold(source, _unique(_read(source, text_column))))
-
-
-def _gold_of(source: str | Path, documents: Iterable[Document]) -> Iterator[Document]:
-    """The documents of a corpus, which must be labelled and have ids of their own."""
-    ids: set[str] = set()
-    for document in documents:
-        if document.gold is None:
-            message = f"the document {document.id!r} has no labels: add them, or leave it out"
-            raise DocumentError(message, path=source)
-        if document.id in ids:
-            message = f"the id {document.id!r} came before: ids must be unique; rename one"
-            raise DocumentError(message, path=source)
-        ids.add(document.id)
-        yield document
-    if not ids:
-        raise DocumentError("holds no documents: add some with labels", path=source)
+    if form is None:
+        located = _read(source, text_column)
+    else:
+        corpus = read_corpus(source, form, text_column=text_column)
+        located = (_Row(str(source), None, document, numbered=False) for document in corpus)
+    return _documents(_with_gold(source, _unique(located)))
 
 
 def documents_from_texts(texts: Iterable[str]) -> Iterator[Document]:
@@ -191,7 +190,7 @@ def _read_text(file: TextFile, id_: str) -> _Located:
     text = "".join(piece for _, piece in file.pieces())
     if HALF_CHARACTER.search(id_):
         raise file.failure("its name is not valid UTF-8: rename it")
-    yield _Row(file, None, Document(id_, text), numbered=False)
+    yield _Row(file.name, None, Document(id_, text), numbered=False)
 
 
 def _read_stream(file: TextFile, text_column: str | None) -> _Located:
@@ -206,7 +205,7 @@ def _read_stream(file: TextFile, text_column: str | None) -> _Located:
         yield from _read_json(file, start, text_column or "text")
     else:
         for number, text in start:
-            yield _Row(file, number, Document(str(number), text), numbered=True)
+            yield _Row(file.name, number, Document(str(number), text), numbered=True)
 
 
 def _read_json(file: TextFile, lines: _Lines, text_key: str, before: int = 0) -> _Located:
@@ -223,8 +222,9 @@ def _read_json(file: TextFile, lines: _Lines, text_key: str, before: int = 0) ->
             str(number) if id_ is None else file.identifier(id_, '"id"', line),
             file.string(value[text_key], f'"{text_key}"', line),
             None if labels is None else _distinct(file.identifiers(labels, '"labels"', line)),
+            _selection(file, {key: value.get(key) for key in _SELECTION if key != text_key}, line),
         )
-        yield _Row(file, line, document, numbered=id_ is None)
+        yield _Row(file.name, line, document, numbered=id_ is None)
 
 
 def _read_table(file: TextFile, delimiter: str, text_column: str, before: int) -> _Located:
@@ -232,13 +232,16 @@ def _read_table(file: TextFile, delimiter: str, text_column: str, before: int) -
     id_, text, labels = (file.column(header, [name]) for name in ("id", text_column, "labels"))
     if text is None:
         raise file.missing_column(header, [text_column])
+    places = {name: file.column(header, [name]) for name in _SELECTION}
+    chosen = {name: at for name, at in places.items() if at is not None and at != text}
     for number, (line, row) in enumerate(rows, start=before + 1):
         document = Document(
             str(number) if id_ is None else file.identifier(row[id_], "the id", line),
             row[text],
             None if labels is None else _distinct(split_cell(row[labels])),
+            _selection(file, {name: split_cell(row[at]) for name, at in chosen.items()}, line),
         )
-        yield _Row(file, line, document, numbered=id_ is None)
+        yield _Row(file.name, line, document, numbered=id_ is None)
 
 
 def _distinct(labels: Iterable[str]) -> tuple[str, ...]:
@@ -248,15 +251,32 @@ def _distinct(labels: Iterable[str]) -> tuple[str, ...]:
 def _read_parquet(file: TextFile, text_column: str, before: int) -> _Located:
     from irr.parquet import read_columns
 
-    for number, id_, text, labels in read_columns(file, text_column):
+    for number, id_, text, labels, *selection in read_columns(file, text_column):
         if text is None:
             raise file.failure(f"no {text_column!r}: fill it in", number)
+        cells = (split_cell(cell) if isinstance(cell, str) else cell for cell in selection)
         document = Document(
             str(before + number) if id_ is None else file.identifier(id_, "the id", number),
             file.string(text, "the text", number),
             None if labels is None else _distinct(_cell_labels(file, labels, number)),
+            _selection(file, dict(zip(_SELECTION, cells, strict=True)), number),
         )
-        yield _Row(file, number, document, numbered=id_ is None)
+        yield _Row(file.name, number, document, numbered=id_ is None)
+
+
+def _selection(file: TextFile, cells: Mapping[str, object], line: int) -> Selection | None:
+    """Read what a row says of the labels that may come out for it."""
+    if all(value is None or value == () for value in cells.values()):
+        return None
+    from irr.selection import selection_of  # Most files say nothing of it.
+
+    try:
+        selection = selection_of(cells)
+    except ConfigurationError as error:
+        raise file.failure(str(error), line) from None
+    for entry in (*selection.include, *selection.exclude):
+        file.string(entry, "an entry of the selection", line)
+    return selection or None
 
 
 def _cell_labels(file: TextFile, labels: object, number: int) -> tuple[str, ...]:
@@ -279,11 +299,11 @@ def _unique(located: _Located) -> _Located:
         seen.close()
 
 
-def _came_before(row: _Row, numbered: bool) -> InputError:
+def _came_before(row: _Row, numbered: bool) -> DocumentError:
     cure = "ids must be unique; rename one"
     if numbered:
         cure = "a row without an id is given its number as id; give every row an id, or none"
-    return row.file.failure(f"the id {row.document.id!r} came before: {cure}", row.line)
+    return row.failure(f"the id {row.document.id!r} came before: {cure}")
 
 
 def _with_gold(source: str | Path, located: _Located) -> _Located:
@@ -291,8 +311,10 @@ def _with_gold(source: str | Path, located: _Located) -> _Located:
     for row in located:
         empty = False
         if row.document.gold is None:
-            message = 'has no "labels": add them, [] for a document with none'
-            raise row.file.failure(message, row.line)
+            raise row.failure(
+                f"the document {row.document.id!r} has no labels: add them, an empty list for "
+                "one that has none, or leave it out"
+            )
         yield row
     if empty:
         raise DocumentError("holds no documents: add some with labels", path=source)

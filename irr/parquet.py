@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from irr.errors import ConfigurationError
 from irr.files import TextFile
@@ -20,7 +20,7 @@ from irr.writer import row_to_json
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
 
-__all__ = ["read_columns", "read_predictions", "require_pyarrow", "write_predictions"]
+__all__ = ["Cells", "read_columns", "read_predictions", "require_pyarrow", "write_predictions"]
 
 # Texts of a page each make a batch of about a megabyte.
 _BATCH = 256
@@ -37,18 +37,27 @@ def require_pyarrow(name: str) -> None:
         raise ConfigurationError(f"{name}: Parquet needs pyarrow: pip install 'irr[parquet]'")
 
 
-def read_columns(file: TextFile, text_column: str) -> Iterator[tuple[int, object, object, object]]:
+class Cells(NamedTuple):
+    """A document's row, 1-based `number`; None where a cell is null or its column not there."""
+
+    number: int
+    id: object
+    text: object
+    labels: object
+    include: object
+    exclude: object
+
+
+def read_columns(file: TextFile, text_column: str) -> Iterator[Cells]:
     """Stream the columns of documents.
 
     Columns are found by their names in any case. `id` holds strings or numbers, the text strings,
-    `labels` strings or lists of strings or numbers; id and labels may be missing.
+    `labels` strings or lists of strings or numbers, `include` and `exclude` strings or lists of
+    strings; all but the text may be missing. A text's column of that name is no selection.
 
     Args:
         file: names the file, and makes the errors about it.
         text_column: the name of the text's column.
-
-    Yields:
-        1-based number of the row, id, text, labels; None where a cell is null or not there.
 
     Raises:
         InputError: of the file's class: it is not Parquet, is broken, or has other columns.
@@ -66,9 +75,9 @@ def read_columns(file: TextFile, text_column: str) -> Iterator[tuple[int, object
             names = [name for name in chosen if name is not None]
             for batch in table.iter_batches(_BATCH, columns=names):
                 columns = [_values(batch, name) for name in chosen]
-                for id_, text, labels in zip(*columns, strict=True):
+                for cells in zip(*columns, strict=True):
                     number += 1
-                    yield number, id_, text, labels
+                    yield Cells(number, *cells)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as exc:
         raise file.failure(
             f"cannot be read as Parquet: {' '.join(str(exc).split())}; write the file again",
@@ -164,16 +173,21 @@ def _values(batch: pa.RecordBatch, name: str | None) -> list[object]:
 
 
 def _columns(file: TextFile, schema: pa.Schema, text_column: str) -> list[str | None]:
-    """The names of the columns of id, text and labels; None for one that may be missing."""
+    """The names of the columns of `Cells`, in that order; None for one that is not there."""
     chosen: list[str | None] = []
+    text = file.column(schema.names, [text_column])
+    if text is None:
+        raise file.missing_column(schema.names, [text_column])
     for wanted, fits, what in (
         ("id", _is_name, "strings or numbers"),
         (text_column, _is_text, "strings"),
         ("labels", _is_labels, "strings or lists of strings"),
+        ("include", _is_list, "strings or lists of strings"),
+        ("exclude", _is_list, "strings or lists of strings"),
     ):
         place = file.column(schema.names, [wanted])
-        if place is None and wanted == text_column:
-            raise file.missing_column(schema.names, [text_column])
+        if place == text and fits is _is_list:
+            place = None
         if place is not None and not fits(schema.field(place).type):
             found = schema.field(place).type
             raise file.failure(f"the column {wanted!r} holds {found}: it must hold {what}")
@@ -182,12 +196,18 @@ def _columns(file: TextFile, schema: pa.Schema, text_column: str) -> list[str | 
 
 
 def _is_labels(type_: pa.DataType) -> bool:
+    return _is_list(type_) or (_has_entries(type_) and _is_name(type_.value_type))
+
+
+def _is_list(type_: pa.DataType) -> bool:
+    return _is_text(type_.value_type if _has_entries(type_) else type_)
+
+
+def _has_entries(type_: pa.DataType) -> bool:
     import pyarrow.types as types  # type: ignore[import-untyped]
 
     lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
-    if any(is_list(type_) for is_list in lists):
-        return _is_name(type_.value_type)
-    return _is_text(type_)
+    return any(is_list(type_) for is_list in lists)
 
 
 def _is_name(type_: pa.DataType) -> bool:

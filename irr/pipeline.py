@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from irr.errors import ConfigurationError
 from irr.readahead import ReadAhead
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     import asyncio
 
     from irr.errors import LMError
+    from irr.selection import Selection
 
-__all__ = ["BLOCK", "Gathering", "Stop", "predict_ahead", "predict_blocks"]
+__all__ = ["BLOCK", "Gathering", "Query", "Stop", "predict_ahead", "predict_blocks"]
 
 # Documents retrieved together: enough to fill the encoder's batches.
 BLOCK = 64
@@ -37,7 +38,16 @@ _TURN = 0.0005  # seconds
 # Seconds that calls in flight are waited for after a request to stop.
 PATIENCE = 8.0
 
-Find = Callable[[Sequence[tuple[str, Sequence[str]]]], list[list[Candidate]]]
+
+class Query(NamedTuple):
+    """What Retrieve is asked for a document: its text, an LM's guesses, its own selection."""
+
+    text: str
+    guesses: Sequence[str] = ()
+    selection: Selection | None = None
+
+
+Find = Callable[[Sequence[Query]], list[list[Candidate]]]
 Begin = Callable[[int, Document, "list[LMError]"], Any]
 
 
@@ -77,16 +87,16 @@ class Gathering:
 
     def __init__(self, find: Find) -> None:
         self._find = find
-        self._waiting: deque[tuple[str, Sequence[str], asyncio.Future[list[Candidate]]]] = deque()
+        self._waiting: deque[tuple[Query, asyncio.Future[list[Candidate]]]] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def find(self, text: str, guesses: Sequence[str]) -> list[Candidate]:
-        """The candidates for one text and its guesses."""
+    async def find(self, query: Query) -> list[Candidate]:
+        """The candidates for one document."""
         import asyncio
 
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Candidate]] = loop.create_future()
-        self._waiting.append((text, guesses, future))
+        self._waiting.append((query, future))
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._work())
         return await future
@@ -97,19 +107,19 @@ class Gathering:
         while self._waiting:
             count = min(BLOCK, len(self._waiting))
             batch = [self._waiting.popleft() for _ in range(count)]
-            batch = [entry for entry in batch if not entry[2].cancelled()]
-            queries = [(text, guesses) for text, guesses, _ in batch]
+            batch = [(query, future) for query, future in batch if not future.cancelled()]
+            queries = [query for query, _ in batch]
             try:
                 # In a thread: LM calls go on while queries are embedded.
                 found = await asyncio.to_thread(self._find, queries)
             except BaseException as error:
-                for _, _, future in batch:
+                for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
                 if not isinstance(error, Exception):
                     raise
                 continue
-            for (_, _, future), candidates in zip(batch, found, strict=True):
+            for (_, future), candidates in zip(batch, found, strict=True):
                 if not future.done():
                     future.set_result(candidates)
 

@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "--input",
         metavar="FILE",
         help="documents: jsonl, csv, tsv, txt, also .gz, parquet, a folder of one kind of these, "
-        "or - for standard input",
+        "or - for standard input; fields include and exclude of a document choose its labels",
     )
     parser.add_argument(
         "--output",
@@ -117,7 +117,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     runs.add_argument(
         "--resume-changed",
         action="store_true",
-        help="continue although labels, prompts, LM or texts of the input have changed since",
+        help="continue although labels, prompts, LM, or texts or selections of the input, have "
+        "changed since",
     )
     runs.add_argument(
         "--max-error-rate",

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from irr.chunks import join_passages, split_text
-from irr.errors import ConfigurationError, LMError
+from irr.errors import ConfigurationError, IrrError, LMError
 from irr.labels import LabelSet
 from irr.phrases import phrases
-from irr.pipeline import Gathering, Stop, predict_ahead, predict_blocks
+from irr.pipeline import Gathering, Query, Stop, predict_ahead, predict_blocks
 from irr.prompts import Prompts, read_prompts
 from irr.retrieve import Retriever
 from irr.types import Candidate, Document, Prediction, ScoredLabel, Usage
@@ -41,6 +41,8 @@ _PASSAGE_CHARS = 400
 # Of a book the passages are longer: comparing more of them with the candidates takes minutes.
 _MOST_PASSAGES = 500
 _CANDIDATES_FOR_PASSAGES = 20
+# Selections of documents that are known to fit the labels.
+_MOST_FITTING = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ class InferRetrieveRank:
         fusion: weight of retrieval's order beside Rank's, see `irr.rank.fuse`.
         in_flight: the most LM requests at once.
         prompts: the wording that Infer and Rank were made with; saved with the program.
-        selection: which labels may come out; not saved with the program.
+        selection: which labels may come out; not saved with the program. A document may narrow
+            it by its own.
         prefer: which level of the hierarchy, see `irr.hierarchy.back_off`; not saved either.
 
     Use `irr.build.build_program` to make one from names and files.
@@ -95,6 +98,7 @@ class InferRetrieveRank:
         self.in_flight = in_flight
         self.selection = selection
         self.prefer = prefer
+        self._fitting: set[Selection] = set()
         self._gatherings: WeakKeyDictionary[asyncio.AbstractEventLoop, Gathering] = (
             WeakKeyDictionary()
         )
@@ -114,9 +118,32 @@ class InferRetrieveRank:
         }
         return InferRetrieveRank(**{**same, **changes})
 
-    def predict(self, text: str, *, top_k: int = 10, trace: bool = False) -> Prediction:
-        """Tag one text. See `predict_many`."""
-        (prediction,) = self.predict_many([Document("1", text)], top_k=top_k, trace=trace)
+    def predict(
+        self,
+        text: str,
+        *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        top_k: int = 10,
+        trace: bool = False,
+    ) -> Prediction:
+        """Tag one text. See `predict_many`.
+
+        Args:
+            include, exclude: which labels may come out, among those that the program allows: ids,
+                names or patterns as in `irr.selection`. They may be from anybody: files and
+                regular expressions are not taken.
+
+        Raises:
+            ConfigurationError: one of them is no list of strings.
+        """
+        selection = None
+        if include or exclude:
+            from irr.selection import selection_of
+
+            selection = selection_of({"include": include, "exclude": exclude})
+        document = Document("1", text, selection=selection)
+        (prediction,) = self.predict_many([document], top_k=top_k, trace=trace)
         return prediction
 
     def predict_many(
@@ -129,8 +156,9 @@ class InferRetrieveRank:
     ) -> Generator[Prediction]:
         """Tag documents, which are read as they are needed. One prediction a document, in order.
 
-        A document whose LM gave no answer becomes a prediction with status "error". Not to be
-        called while an event loop runs in this thread: await `apredict` there.
+        A document whose LM gave no answer becomes a prediction with status "error"; so does one
+        whose selection names an unknown label or leaves no label. Not to be called while an event
+        loop runs in this thread: await `apredict` there.
 
         Args:
             documents: any number of them.
@@ -140,6 +168,7 @@ class InferRetrieveRank:
                 the stop kept from being finished with `unfinished`.
 
         Raises:
+            ConfigurationError: the program's own selection fits no label, or leaves none.
             LMError: with `fatal`, when no request can succeed (wrong key, unknown model); after
                 the predictions of the documents that were begun, some of them `unfinished`.
             IrrError: whatever reading the documents raises, after the predictions of all
@@ -147,6 +176,7 @@ class InferRetrieveRank:
         """
         if top_k < 1:
             raise ConfigurationError(f"top_k is at least 1, not {top_k}")
+        _ = self.allowed  # What is wrong with it would be wrong with every document.
         stop = stop or Stop()
         if self.infer is None and self.rank is None:
             yield from predict_blocks(
@@ -186,12 +216,12 @@ class InferRetrieveRank:
         """
         from irr.lm import count_usage, order
 
-        if not document.text.strip():
-            return _blank(document)
+        if (row := await self._row_before_stages(document)) is not None:
+            return row
         order.set(number)
         with count_usage() as usage:
             try:
-                stages = await self._stages(document.text)
+                stages = await self._stages(document)
             except ValueError as error:  # Half a surrogate pair: no server can be sent it.
                 return _failed(document, error, usage.total)
             except LMError as error:
@@ -203,9 +233,35 @@ class InferRetrieveRank:
                 return replace(_failed(document, error, usage.total), unfinished=True)
             return self._prediction(document, stages, usage.total, top_k, trace)
 
-    async def _stages(self, text: str) -> _Stages:
+    async def _row_before_stages(self, document: Document) -> Prediction | None:
+        """Do `_row_without_stages`; where many labels are to be looked at, in a thread."""
+        if document.selection is None or document.selection in self._fitting:
+            return self._row_without_stages(document)
+        import asyncio
+
+        return await asyncio.to_thread(self._row_without_stages, document)
+
+    def _row_without_stages(self, document: Document) -> Prediction | None:
+        """The row of a document that no stage needs to see: blank, or its selection cannot be."""
+        if not document.text.strip():
+            return _blank(document)
+        selection = document.selection
+        if selection is None or selection in self._fitting:
+            return None
+        _ = self.allowed
+        try:
+            self.allowed_for(selection)
+        except IrrError as error:
+            return _failed(document, error, Usage())
+        if len(self._fitting) >= _MOST_FITTING:
+            self._fitting.clear()
+        self._fitting.add(selection)
+        return None
+
+    async def _stages(self, document: Document) -> _Stages:
+        text = document.text
         guesses, notes = await self._infer(text)
-        candidates = await self._retrieve(text, guesses)
+        candidates = await self._retrieve(Query(text, guesses, document.selection))
         order, picks, more_notes = await self._rank(text, candidates)
         return _Stages(candidates, order, picks, guesses, [*notes, *more_notes])
 
@@ -214,14 +270,14 @@ class InferRetrieveRank:
             return [], []
         return await self.infer.ask(text)
 
-    async def _retrieve(self, text: str, guesses: Sequence[str]) -> list[Candidate]:
+    async def _retrieve(self, query: Query) -> list[Candidate]:
         import asyncio
 
         loop = asyncio.get_running_loop()
         gathering = self._gatherings.get(loop)
         if gathering is None:
             gathering = self._gatherings[loop] = Gathering(self.find_many)
-        return await gathering.find(text, guesses)
+        return await gathering.find(query)
 
     async def _rank(
         self, text: str, candidates: Sequence[Candidate]
@@ -236,19 +292,26 @@ class InferRetrieveRank:
         shown = text
         if len(text) > RANK_TEXT_CHARS:
             shown = await asyncio.to_thread(self.passages, text, positions)
-        labels = [self.labels[position] for position in positions]
+        labels = [self.labels.distinct(position) for position in positions]
         order, picked, notes = await self.rank.ask(shown, labels)
         return fuse(order, self.fusion), order[:picked], notes
 
-    def find(self, text: str, guesses: Sequence[str] = ()) -> list[Candidate]:
-        """Retrieve alone: the candidates for a text and guesses, best first."""
-        (found,) = self.find_many([(text, guesses)])
+    def find(
+        self, text: str, guesses: Sequence[str] = (), selection: Selection | None = None
+    ) -> list[Candidate]:
+        """Retrieve alone: the candidates for a text and guesses, best first.
+
+        Raises:
+            ConfigurationError: the selection fits no label, or leaves none.
+        """
+        (found,) = self.find_many([Query(text, guesses, selection)])
         return found
 
-    def find_many(self, documents: Sequence[tuple[str, Sequence[str]]]) -> list[list[Candidate]]:
-        """Do `find` for each (text, guesses), their queries embedded together."""
-        queries = [(phrases(text), guesses) for text, guesses in documents]
-        return self.retriever.retrieve_many(queries, self.allowed)
+    def find_many(self, queries: Sequence[Query]) -> list[list[Candidate]]:
+        """Do `find` for each, their phrases and guesses embedded together."""
+        asked = [(phrases(query.text), query.guesses) for query in queries]
+        masks = [self.allowed_for(query.selection) for query in queries]
+        return self.retriever.retrieve_many(asked, masks)
 
     @cached_property
     def allowed(self) -> Mask | None:
@@ -257,13 +320,22 @@ class InferRetrieveRank:
         Raises:
             ConfigurationError: the selection fits no label, or leaves none.
         """
-        mask = self.labels.selector.allowed(self.selection) if self.selection else None
-        if self.prefer == "leaf":
-            leaves = self.labels.hierarchy.leaves
-            mask = leaves if mask is None else mask & leaves
-            if not mask.any():
-                raise ConfigurationError("--prefer leaf: the selection leaves no leaf")
-        return mask
+        return self._mask(self.selection)
+
+    def allowed_for(self, selection: Selection | None) -> Mask | None:
+        """Those of the labels in `allowed` that a document's own selection allows too.
+
+        Raises:
+            ConfigurationError: the selection fits no label, or leaves none.
+        """
+        return self._mask(self.selection, selection) if selection else self.allowed
+
+    def _mask(self, *selections: Selection | None) -> Mask | None:
+        given = [selection for selection in selections if selection]
+        leaves = self.prefer == "leaf"
+        if not given and not leaves:
+            return None
+        return self.labels.selector.allowed(*given, leaves=leaves)
 
     def passages(self, text: str, positions: Sequence[int]) -> str:
         """What Rank sees of a text: all of it, or of a long one what is nearest to the labels.
@@ -281,15 +353,19 @@ class InferRetrieveRank:
     def _retrieve_block(
         self, block: Sequence[Document], top_k: int, trace: bool
     ) -> Iterator[Prediction]:
-        texts = [document.text for document in block if document.text.strip()]
-        found = iter(self.find_many([(text, ()) for text in texts]))
-        for document in block:
-            if document.text.strip():
+        rows = [self._row_without_stages(document) for document in block]
+        queries = [
+            Query(document.text, (), document.selection)
+            for document, row in zip(block, rows, strict=True)
+            if row is None
+        ]
+        found = iter(self.find_many(queries))
+        for document, row in zip(block, rows, strict=True):
+            if row is None:
                 candidates = next(found)
                 stages = _Stages(candidates, range(len(candidates)))
-                yield self._prediction(document, stages, Usage(), top_k, trace)
-            else:
-                yield _blank(document)
+                row = self._prediction(document, stages, Usage(), top_k, trace)
+            yield row
 
     def _hold(self) -> None:
         """Send no further request."""
@@ -307,7 +383,7 @@ class InferRetrieveRank:
     def _prediction(
         self, document: Document, stages: _Stages, usage: Usage, top_k: int, trace: bool
     ) -> Prediction:
-        labels = tuple(islice(self._answers(stages), top_k))
+        labels = tuple(islice(self._answers(stages, document.selection), top_k))
         return Prediction(
             id=document.id,
             status="ok",
@@ -318,7 +394,7 @@ class InferRetrieveRank:
             trace=self._trace(stages) if trace else None,
         )
 
-    def _answers(self, stages: _Stages) -> Iterator[ScoredLabel]:
+    def _answers(self, stages: _Stages, selection: Selection | None) -> Iterator[ScoredLabel]:
         """The labels of a document, best first, at the level of the hierarchy that is preferred."""
         picks = None if stages.picks is None else set(stages.picks)
         if self.prefer != "ancestor-when-unsure":
@@ -332,8 +408,9 @@ class InferRetrieveRank:
         ordered = [stages.candidates[place] for place in stages.order]
         known = {stages.candidates[place].position for place in picks or ()}
         ranked = [(candidate.position, candidate.score) for candidate in ordered]
+        allowed = self.allowed_for(selection)
         for answer in back_off(
-            ranked, self.labels.hierarchy, self.prefer, picked=known, allowed=self.allowed
+            ranked, self.labels.hierarchy, self.prefer, picked=known, allowed=allowed
         ):
             picked = None if picks is None else answer.position in known
             yield self._scored(answer.position, answer.score, ordered[answer.place], picked)

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,19 +132,13 @@ def run_to_file(
         IrrError: whatever ended the run early; the rows that were finished are in the journal.
     """
     limit = ErrorLimit(settings.max_error_rate, journal.rows, journal.failed)
+    remaining = journal.remaining(documents)
     predictions = program.predict_many(
-        journal.remaining(documents), top_k=settings.top_k, trace=settings.trace, stop=stop
+        remaining, top_k=settings.top_k, trace=settings.trace, stop=stop
     )
-    gap = False
-    with contextlib.closing(predictions):
-        for prediction in predictions:
-            # Rows are in order: what comes after an unfinished one waits for the next run, which
-            # finds the LM's replies kept.
-            gap = gap or prediction.unfinished
-            if not gap:
-                journal.write(prediction)
-                add(prediction)
-                limit.add(prediction)
+    # Rows are in order: what comes after an unfinished one waits for the next run, which finds
+    # the LM's replies kept.
+    _take_rows(predictions, (journal.write, add, limit.add), gaps=False)
 
 
 def run_to_stream(
@@ -166,12 +160,23 @@ def run_to_stream(
     predictions = program.predict_many(
         documents, top_k=settings.top_k, trace=settings.trace, stop=stop
     )
+    _take_rows(predictions, (write, add, limit.add), gaps=True)
+
+
+def _take_rows(
+    predictions: Generator[Prediction],
+    takers: Sequence[Callable[[Prediction], None]],
+    *,
+    gaps: bool,
+) -> None:
+    """Hand every finished row to each taker; without `gaps`, those before an unfinished one."""
+    ended = False
     with contextlib.closing(predictions):
         for prediction in predictions:
-            if not prediction.unfinished:
-                write(prediction)
-                add(prediction)
-                limit.add(prediction)
+            ended = prediction.unfinished or (ended and not gaps)
+            if not ended:
+                for take in takers:
+                    take(prediction)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from irr.selection import Selection
 
 __all__ = ["Candidate", "Document", "Label", "Prediction", "ScoredLabel", "Usage"]
 
@@ -13,12 +16,14 @@ class Document:
     """One text to tag.
 
     `gold` holds the names or ids of its labels where they are known (training, evaluation),
-    else None; an empty tuple means "known to have no label".
+    else None; an empty tuple means "known to have no label". `selection` says which labels may
+    come out for it, among those that the run allows.
     """
 
     id: str
     text: str
     gold: tuple[str, ...] | None = None
+    selection: Selection | None = None
 
 
 @dataclass(frozen=True, slots=True)

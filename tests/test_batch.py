@@ -152,6 +152,24 @@ def test_after_the_rounds_predict_asks_nothing_and_gives_the_same_bytes(
     assert silent.calls == []
 
 
+def test_documents_of_a_batch_have_their_own_labels(folder: Path, serve: Serve) -> None:
+    rows = [{"text": text, "exclude": [LABELS[number]]} for number, text in enumerate(TEXTS[::2])]
+    rows.append({"text": "refused", "exclude": ["no label"]})
+    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    server = serve(good)
+    while write(server):
+        send(server)
+        read()
+    shown = [set(call.candidates) for call in server.calls if call.stage == "rank"]
+    assert sorted(map(sorted, shown)) == sorted(sorted(set(LABELS) - {name}) for name in LABELS[:3])
+    silent = serve(never)
+    assert predict_main(options(silent, "--max-error-rate", "1")) == 7
+    found = lines("out.jsonl")
+    for number, row in enumerate(found[:3]):
+        assert {label["label"] for label in row["labels"]} == set(LABELS) - {LABELS[number]}
+    assert found[3]["error"]["class"] == "ConfigurationError"
+
+
 def test_the_lines_are_openais_and_need_no_key(
     folder: Path, serve: Serve, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ from irr.ledger import Budget, Counts, Ledger
 from irr.pipeline import Stop
 from irr.program import InferRetrieveRank
 from irr.runs import RunSettings, TooManyFailedError, open_journal, replies_of, run_to_file
+from irr.selection import Selection
 from irr.types import Document, Prediction, ScoredLabel, Usage
 from irr.writer import prediction_to_json
 
@@ -161,7 +162,9 @@ def test_an_input_that_cannot_be_read_further_ends_after_whole_slices() -> None:
 
 
 def test_a_slice_survives_its_way() -> None:
-    each = Slice(3, 7, 1, (Document("é\u2028", 'a "b"\n'),))
+    chosen = [Selection(("A", "re:b"), ("é",)), Selection(exclude=("C",), trusted=False), None]
+    documents = [Document(f"é\u2028{n}", 'a "b"\n', selection=s) for n, s in enumerate(chosen)]
+    each = Slice(3, 7, 3, tuple(documents))
     assert Slice.from_json(each.to_json()) == each
 
 
@@ -390,6 +393,22 @@ def test_rows_are_those_of_one_machine(
         "ray.jsonl",
         "ray.jsonl.run.json",
     }
+
+
+@needs_ray
+def test_documents_keep_their_selections(ray: None, tmp_path: Path, labels: str) -> None:
+    program = functools.partial(make, labels)
+    rows = [
+        {"text": text, "include": ["*e*"], "exclude": [NAMES[number % 5]]}
+        for number, text in enumerate(texts(12))
+    ]
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = on_ray(program, source, tmp_path / "ray.jsonl")
+    assert found == on_one(program, source, tmp_path / "one.jsonl")
+    for number, line in enumerate(found.splitlines()):
+        named = {label["label"] for label in json.loads(line)["labels"]}
+        assert named == {name for name in NAMES if "e" in name} - {NAMES[number % 5]}
 
 
 @needs_ray

@@ -383,7 +383,7 @@ def test_gold_needs_labels(tmp_path: Path) -> None:
         write(tmp_path, "b.csv", "text\nx\n"),
     ]
     for path in missing:
-        with pytest.raises(DocumentError, match='has no "labels"') as caught:
+        with pytest.raises(DocumentError, match="has no labels") as caught:
             list(read_gold(path))
         assert caught.value.line == 2
     with pytest.raises(DocumentError, match="holds no documents"):

@@ -26,6 +26,7 @@ from irr.labels import LabelSet
 from irr.ledger import Ledger, Price
 from irr.prices import KnownPrice
 from irr.program import InferRetrieveRank
+from irr.selection import Selection
 from irr.types import Document, Label
 
 Serve = Callable[..., ScriptedServer]
@@ -297,6 +298,16 @@ def test_without_a_sample_nothing_is_asked(program_with: Build, serve: Serve) ->
     assert estimate.cost is not None
     assert estimate.cost.value == pytest.approx(server.input_tokens / 1e6, rel=0.02)
     assert estimate.cost.high == float("inf")
+
+
+def test_documents_of_the_sample_keep_their_selections(program_with: Build, serve: Serve) -> None:
+    server = serve(good)
+    own = Selection(exclude=(LABELS[0].id,))
+    rows = [replace(document, selection=own) for document in texts(*range(50, 80))]
+    estimate_run(rows, program_with(server), sample=5)
+    shown = [call.candidates for call in server.calls if call.stage == "rank"]
+    assert len(shown) == 5
+    assert not any(LABELS[0].name in names for names in shown)
 
 
 def test_without_an_lm_only_time_is_spent(program_with: Build) -> None:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from irr.journal.rows import size_of
 from irr.journal.state import extend_digest
 from irr.parquet import read_predictions
 from irr.readahead import ReadAhead
+from irr.selection import Selection
 from irr.types import Document, Prediction, ScoredLabel, Usage
 from irr.writer import CAN_LOCK, prediction_to_json
 
@@ -490,7 +492,7 @@ def test_a_finished_file_that_was_moved_away_is_made_again(target: Path) -> None
     assert work(target, documents(1), run={}) == ["d0"]
 
 
-TEXT = "a text among the first 2 is another one"
+TEXT = "a text or selection among the first 2 is another one"
 IDS = "an id among the first 2 is another one, or in another place"
 
 
@@ -531,13 +533,29 @@ def test_changed_texts_are_passed_over_where_the_user_says_so(
     begin(target, documents(3), 2)
     source = [documents(1)[0], Document("d1", "other"), documents(3)[2]]
     assert work(target, source, resume_changed=True) == ["d2"]
-    assert f"{target}: a text among the first 2 has changed" in caplog.messages
+    assert f"{target}: a text or selection among the first 2 has changed" in caplog.messages
     assert work(target, source) == []
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_rows_of_other_selections_are_not_kept_in_silence(target: Path, finished: bool) -> None:
+    def chosen(*entries: str) -> list[Document]:
+        own = Selection(exclude=entries)
+        return [replace(document, selection=own) for document in documents(3)]
+
+    if finished:
+        work(target, chosen("A"))
+    else:
+        begin(target, chosen("A"), 2)
+    for other in (chosen("B"), chosen("A", "B"), documents(3)):
+        with pytest.raises(OutputError, match=r"a text or selection among the first \d is another"):
+            work(target, other)
+    assert work(target, chosen("A")) == ([] if finished else ["d2"])
 
 
 def test_moving_text_from_one_document_to_the_next_is_noticed(target: Path) -> None:
     begin(target, [Document("a", "bc"), Document("d", ""), Document("e", "")], 2)
-    with pytest.raises(OutputError, match="a text among the first 2"):
+    with pytest.raises(OutputError, match="a text or selection among the first 2"):
         work(target, [Document("a", "b"), Document("d", "c"), Document("e", "")])
 
 
@@ -631,7 +649,9 @@ def test_a_retry_of_a_retry_checks_the_texts(target: Path) -> None:
     begin(target, documents(6), 1, failing=["d0"], retry_failed=True)
     source = [*documents(4), Document("d4", "other"), *documents(6)[5:]]
     for _ in range(2):
-        with pytest.raises(OutputError, match="a text among the first 5 is another one"):
+        with pytest.raises(
+            OutputError, match="a text or selection among the first 5 is another one"
+        ):
             work(target, source, failing=["d0"], retry_failed=True)
     assert work(target, documents(6), retry_failed=True) == ["d0", "d5"]
 
@@ -664,7 +684,7 @@ def test_rows_that_failed_stay_where_nobody_asks_again(target: Path) -> None:
 def test_a_retry_checks_the_texts(target: Path) -> None:
     begin(target, documents(4), 3, failing=["d0"])
     source = [*documents(2), Document("d2", "other")]
-    with pytest.raises(OutputError, match="a text among the first 3 is another one"):
+    with pytest.raises(OutputError, match="a text or selection among the first 3 is another one"):
         work(target, source, retry_failed=True)
     assert beside(target, ".partial").exists()
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from irr.errors import ConfigurationError, LMError
-from irr.pipeline import AHEAD, BLOCK, Gathering, Stop, predict_ahead, predict_blocks
+from irr.pipeline import AHEAD, BLOCK, Gathering, Query, Stop, predict_ahead, predict_blocks
 from irr.types import Candidate, Document, Prediction
 
 
@@ -30,17 +30,17 @@ def test_those_that_come_during_a_batch_are_the_next_one() -> None:
     batches: list[list[str]] = []
     release = threading.Event()
 
-    def find(queries: Sequence[tuple[str, Sequence[str]]]) -> list[list[Candidate]]:
-        batches.append([text for text, _ in queries])
+    def find(queries: Sequence[Query]) -> list[list[Candidate]]:
+        batches.append([query.text for query in queries])
         release.wait(10)
-        return [[Candidate(int(text), 1.0, text)] for text, _ in queries]
+        return [[Candidate(int(query.text), 1.0, query.text)] for query in queries]
 
     async def ask() -> list[int]:
         gathering = Gathering(find)
-        first = asyncio.create_task(gathering.find("0", ()))
+        first = asyncio.create_task(gathering.find(Query("0")))
         while not batches:
             await asyncio.sleep(0.001)
-        others = [asyncio.create_task(gathering.find(str(n), ())) for n in range(1, 100)]
+        others = [asyncio.create_task(gathering.find(Query(str(n)))) for n in range(1, 100)]
         await asyncio.sleep(0.01)
         release.set()
         found = [await first, *await asyncio.gather(*others)]
@@ -51,13 +51,13 @@ def test_those_that_come_during_a_batch_are_the_next_one() -> None:
 
 
 def test_an_error_of_a_batch_reaches_each_of_its_documents() -> None:
-    def find(queries: Sequence[tuple[str, Sequence[str]]]) -> list[list[Candidate]]:
+    def find(queries: Sequence[Query]) -> list[list[Candidate]]:
         raise ZeroDivisionError(len(queries))
 
     async def ask() -> list[object]:
         gathering = Gathering(find)
         return await asyncio.gather(
-            *(gathering.find(text, ()) for text in "ab"), return_exceptions=True
+            *(gathering.find(Query(text)) for text in "ab"), return_exceptions=True
         )
 
     assert [type(error) for error in asyncio.run(ask())] == [ZeroDivisionError] * 2

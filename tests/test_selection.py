@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import fnmatch
-import inspect
 import random
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import HashEncoder
 
+import irr.selection
 from irr.errors import ConfigurationError, InputError
 from irr.hierarchy import Hierarchy
 from irr.index import LabelIndex
 from irr.labels import LabelSet
-from irr.retrieve import Retriever, RetrieveSettings
+from irr.program import InferRetrieveRank
+from irr.retrieve import Retriever
 from irr.selection import Selection, Selector, read_selection, selection_of
-from irr.types import Label
+from irr.types import Document, Label
 
 LABELS = LabelSet(
     [
@@ -79,6 +81,18 @@ def test_a_label_must_be_allowed_by_every_selection() -> None:
     assert allowed(of_run, of_request) == {"F", "F1", "F2"}
 
 
+def test_leaves_alone_may_be_allowed() -> None:
+    mask = selector().allowed(Selection(exclude=("A1",)), Selection(include=("A",)), leaves=True)
+    assert {LABELS[p].id for p in np.flatnonzero(mask)} == {"A2", "F1"}
+    with pytest.raises(ConfigurationError, match="leaves no leaf"):
+        selector().allowed(Selection(include=("only:A",)), leaves=True)
+
+
+def test_similar_names_are_not_searched_for_a_stranger() -> None:
+    with pytest.raises(ConfigurationError, match=r"'Infectoins'$"):
+        selector().allowed(selection_of({"include": ["Infectoins"]}))
+
+
 def test_a_mask_is_kept_and_cannot_be_changed() -> None:
     chooser = selector()
     mask = chooser.allowed(Selection(include=("A",)))
@@ -134,7 +148,9 @@ def test_the_selection_of_a_request() -> None:
     assert not selection_of({"text": "Fever.", "include": None})
     with pytest.raises(ConfigurationError, match="regular expressions are not taken here"):
         selector().allowed(selection_of({"include": ["re:.*"]}))
-    for bad in ("A1", [1], [""]):
+    with pytest.raises(ConfigurationError, match=r"no label has the id or name '@labels.txt'$"):
+        selector().allowed(selection_of({"include": ["@labels.txt"]}))
+    for bad in ("A1", [1], [""], {"A1": 1}, 0):
         with pytest.raises(ConfigurationError, match='"exclude" must be a list'):
             selection_of({"exclude": bad})
 
@@ -201,28 +217,65 @@ def test_ten_thousand_requests_are_as_by_brute_force() -> None:
     assert empty < 2_000
 
 
-@pytest.mark.skipif(
-    "allowed" not in inspect.signature(Retriever.retrieve_many).parameters,
-    reason="Retriever.retrieve_many takes no `allowed` yet",
-)
-def test_an_excluded_label_is_retrieved_by_none_of_ten_thousand_requests() -> None:
+def test_an_excluded_label_comes_out_for_none_of_ten_thousand_documents() -> None:
     draw = random.Random(1)
     labels = drawn_labels(draw)
+    requests = drawn_requests(draw, entries_of(labels, draw), 10_000)
+    assert len(set(requests)) > 8_000
     chooser = selector(labels)
+    masks = [mask_or_none(chooser, request) for request in requests]
+    # Each text asks for an excluded label by its very name.
+    barred = [[0] if mask is None or mask.all() else np.flatnonzero(~mask) for mask in masks]
+    documents = [
+        Document(str(number), labels[draw.choice(places)].name, selection=request)
+        for number, (places, request) in enumerate(zip(barred, requests, strict=True))
+    ]
     encoder = HashEncoder()
-    index = LabelIndex.build(labels, encoder)
-    retriever = Retriever(encoder, index, RetrieveSettings(candidates=20))
-    retrieve: object = retriever.retrieve_many
-    assert callable(retrieve)
-    for request in drawn_requests(draw, entries_of(labels, draw), 10_000):
-        try:
-            mask = chooser.allowed(request)
-        except ConfigurationError:  # It leaves no label.
+    retriever = Retriever(encoder, LabelIndex.build(labels, encoder))
+    predictions = list(InferRetrieveRank(labels, retriever).predict_many(documents, top_k=20))
+    assert [prediction.id for prediction in predictions] == [document.id for document in documents]
+    for prediction, mask in zip(predictions, masks, strict=True):
+        if mask is None:
+            assert prediction.error is not None
+            assert "leaves no label" in prediction.error[1]
             continue
-        # The text asks for an excluded label by its very name.
-        barred = np.flatnonzero(~mask).tolist() or [0]
-        document = (None, (labels[draw.choice(barred)].name,))
-        (found,) = retrieve([document], allowed=mask)
-        positions = [candidate.position for candidate in found]
+        assert prediction.status == "ok"
+        positions = [labels.ids.index(label.id) for label in prediction.labels]
         assert mask[positions].all()
         assert len(positions) == min(20, int(mask.sum()))
+
+
+def mask_or_none(chooser: Selector, request: Selection) -> np.ndarray | None:
+    try:
+        return chooser.allowed(request)
+    except ConfigurationError:
+        return None
+
+
+def test_any_number_of_selections_stays_in_bounded_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    count = 20_000
+    monkeypatch.setattr(irr.selection, "_MASK_BYTES", 50 * count)
+    chooser = selector(LabelSet([Label(f"L{number}", f"n{number}") for number in range(count)]))
+    of_run = Selection(exclude=("n7",))
+    chooser.allowed(of_run)
+    tracemalloc.start()
+    try:
+        for number in range(1_000):
+            assert chooser.allowed(of_run, Selection(exclude=(f"L{number}",))).any()
+        left, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # A thousand masks would take twelve times as much.
+    assert left < peak < 80 * count
+
+
+def test_the_selection_of_a_run_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    chooser = selector()
+    looked: list[str] = []
+    find = LABELS.find_all
+    monkeypatch.setattr(LABELS, "find_all", lambda name: looked.append(name) or find(name))
+    for entry in ("A2", "F1", "A2", "F2"):
+        chooser.allowed(Selection(exclude=("A1",)), Selection(exclude=(entry,)))
+    assert sorted(looked) == ["A1", "A2", "F1", "F2"]

@@ -8,13 +8,14 @@ and what becomes of them pass as JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Self
 
 from irr.errors import IrrError
 from irr.ledger import Counts
+from irr.selection import Selection
 from irr.types import Document
 
 __all__ = ["CHARACTERS", "ROWS", "Done", "Failure", "Slice", "WorkerError", "cut"]
@@ -77,17 +78,37 @@ class Slice:
 
     def to_json(self) -> bytes:
         """Write it; `gold` of the documents is left out."""
-        texts = None if self.documents is None else [(d.id, d.text) for d in self.documents]
+        documents = None if self.documents is None else list(map(_packed, self.documents))
         failure = None if self.failure is None else asdict(self.failure)
-        row = (self.number, self.first, self.rows, texts, failure)
+        row = (self.number, self.first, self.rows, documents, failure)
         return json.dumps(row, ensure_ascii=False).encode()
 
     @classmethod
     def from_json(cls, line: bytes) -> Self:
         """Read what `to_json` wrote."""
-        number, first, rows, texts, failure = json.loads(line)
-        documents = None if texts is None else tuple(Document(id_, text) for id_, text in texts)
+        number, first, rows, packed, failure = json.loads(line)
+        documents = None if packed is None else tuple(_unpacked(*row) for row in packed)
         return cls(number, first, rows, documents, None if failure is None else Failure(**failure))
+
+
+def _packed(document: Document) -> tuple[object, ...]:
+    chosen = document.selection
+    if chosen is None:
+        return document.id, document.text
+    return document.id, document.text, chosen.include, chosen.exclude, chosen.trusted
+
+
+def _unpacked(
+    id_: str,
+    text: str,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    trusted: bool | None = None,
+) -> Document:
+    if trusted is None:
+        return Document(id_, text)
+    chosen = Selection(tuple(include), tuple(exclude), trusted)
+    return Document(id_, text, selection=chosen)
 
 
 @dataclass(frozen=True, slots=True)

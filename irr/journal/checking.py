@@ -26,11 +26,11 @@ def changed_input(name: str, how: str) -> OutputError:
 
 
 def changed_text(name: str, documents: int) -> OutputError:
-    """The error where the documents are the same, but for their texts."""
+    """The error where the documents are the same, but for their texts or selections."""
     return OutputError(
-        f"{name}: the input has changed since the run was begun: a text among the first "
-        f"{documents} is another one; give the input it was begun with, or --resume-changed keeps "
-        "the rows and goes on, or begin anew with --restart"
+        f"{name}: the input has changed since the run was begun: a text or selection among the "
+        f"first {documents} is another one; give the input it was begun with, or --resume-changed "
+        "keeps the rows and goes on, or begin anew with --restart"
     )
 
 

@@ -64,8 +64,8 @@ class Journal:
         target: FILE; see `is_journaled`.
         run: what the run is: names and JSON values, such as hashes of labels and prompts. It
             must not change between a run and its continuation.
-        resume_changed: continue although `run`, or texts of the input, have changed; also a
-            finished run, with the documents that came after those it was of.
+        resume_changed: continue although `run`, or texts or selections of the input, have
+            changed; also a finished run, with the documents that came after those it was of.
         restart: begin anew. An older FILE stays until the new one replaces it.
         retry_failed: predict rows with status "error" again, also those that failed again in
             an earlier run with this option, and keep the others as they are.
@@ -233,7 +233,9 @@ class Journal:
         if self._digests.get(place, digest) != digest:
             if not self._wanted.resume_changed:
                 raise changed_text(self.name, place)
-            logger.warning("%s: a text among the first %d has changed", self.name, place)
+            logger.warning(
+                "%s: a text or selection among the first %d has changed", self.name, place
+            )
         return _Passed(place, digest)
 
     def _is_retried(self, passed: _Passed) -> bool:

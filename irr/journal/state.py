@@ -81,7 +81,7 @@ def extend_digest(digest: bytes, document: Document) -> bytes:
 
     Args:
         digest: 16 bytes, or none before the first document.
-        document: its id and text count.
+        document: its id, text and selection count.
 
     Returns:
         16 bytes.
@@ -89,7 +89,12 @@ def extend_digest(digest: bytes, document: Document) -> bytes:
     id_ = document.id.encode("utf-8", "surrogatepass")
     text = document.text.encode("utf-8", "surrogatepass")
     head = len(id_).to_bytes(8, "big")
-    return blake2b(b"".join((digest, head, id_, text)), digest_size=16).digest()
+    digest = blake2b(b"".join((digest, head, id_, text)), digest_size=16).digest()
+    if not document.selection:
+        return digest
+    # Another function than above: no text can be taken for a selection.
+    chosen = json.dumps([document.selection.include, document.selection.exclude]).encode()
+    return blake2b(digest + chosen, digest_size=16, person=b"selection").digest()
 
 
 def differing(run: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
