@@ -17,16 +17,17 @@ in any case of its letters stays in the gold, where it counts as never found, an
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from irr.errors import InputError, IrrError, OutputError
+from preparation import parser, report, run, write_jsonl, write_priors
+
+from irr.errors import InputError
 from irr.evaluate.tasks import hub_rows
 from irr.files import TextFile
 from irr.labels import LabelSet
@@ -145,16 +146,6 @@ def read_priors(path: Path) -> dict[str, float]:
         raise InputError(message, path=path) from None
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """One JSON object a line, UTF-8."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text(text, encoding="utf-8", newline="\n")
-
-
-def report(message: str) -> None:
-    print(message, file=sys.stderr)
-
-
 def report_unknown(name: str, documents: Sequence[Row], terms: Terms) -> None:
     unknown = Counter(label for row in documents for label in row["labels"] if label not in terms)
     labels = sum(len(row["labels"]) for row in documents)
@@ -175,10 +166,7 @@ def prepare(source: Path, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     write_jsonl(output / "labels.jsonl", ({"id": name, "name": name} for name in names))
     report(f"labels.jsonl: {len(names)} labels")
-    kept = {name: prior for name, prior in priors.items() if name in terms}
-    text = json.dumps(kept, ensure_ascii=False, indent=0) + "\n"
-    (output / "priors.json").write_text(text, encoding="utf-8", newline="\n")
-    report(f"priors.json: {len(kept)} priors; {len(priors) - len(kept)} dropped: not in the labels")
+    write_priors(output / "priors.json", priors, terms)
     for split, rows in documents.items():
         write_jsonl(output / f"{split}.jsonl", rows)
         report_unknown(f"{split}.jsonl", rows, terms)
@@ -187,19 +175,10 @@ def prepare(source: Path, output: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--source", type=Path, required=True, help="folder of terms and priors")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    options = parser.parse_args(argv)
-    try:
-        prepare(options.source, options.output)
-    except IrrError as error:
-        report(f"error: {error}")
-        return error.exit_status
-    except OSError as error:
-        report(f"error: cannot write to {options.output}: {error.strerror or error}")
-        return OutputError.exit_status
-    return 0
+    options = parser(__doc__)
+    options.add_argument("--source", type=Path, required=True, help="folder of terms and priors")
+    given = options.parse_args(argv)
+    return run(lambda: prepare(given.source, given.output), given.output)
 
 
 if __name__ == "__main__":

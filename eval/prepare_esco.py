@@ -19,7 +19,6 @@ Hugging Face hub, which needs a network and the package datasets. There are no p
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
@@ -29,7 +28,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from irr.errors import DocumentError, InputError, IrrError, LabelSetError, OutputError
+from preparation import parser, report, run, write_jsonl, write_priors
+
+from irr.errors import DocumentError, InputError, LabelSetError
 from irr.evaluate.tasks import hub_rows
 
 LABELS = "skills_en_label.txt"
@@ -155,16 +156,6 @@ def hub_labels() -> list[str]:
     return labels
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """One JSON object a line, UTF-8."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text(text, encoding="utf-8", newline="\n")
-
-
-def report(message: str) -> None:
-    print(message, file=sys.stderr)
-
-
 def prepare(source: Path | None, output: Path) -> None:
     """Reads everything first and writes only then: a bad file leaves no half result."""
     labels, priors, sets = from_hub() if source is None else from_folder(source)
@@ -172,7 +163,12 @@ def prepare(source: Path | None, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     write_jsonl(output / "labels.jsonl", ({"id": name, "name": name} for name in labels))
     report(f"labels.jsonl: {len(labels)} labels")
-    write_priors(output, priors, known)
+    if priors is None:
+        # Those of another preparation would be taken for this one's.
+        (output / "priors.json").unlink(missing_ok=True)
+        report("priors.json: none; the Hugging Face hub has no priors")
+    else:
+        write_priors(output / "priors.json", priors, known)
     for name, gold in sets.items():
         write_gold(output, name, gold, known)
 
@@ -194,18 +190,6 @@ def from_hub() -> Raw:
     return labels, None, {f"{name}_{split}": hub_gold(name, split) for name, split in names}
 
 
-def write_priors(output: Path, priors: Mapping[str, float] | None, known: set[str]) -> None:
-    if priors is None:
-        # Those of another preparation would be taken for this one's.
-        (output / "priors.json").unlink(missing_ok=True)
-        report("priors.json: none; the Hugging Face hub has no priors")
-        return
-    kept = {name: prior for name, prior in priors.items() if name in known}
-    text = json.dumps(kept, ensure_ascii=False, indent=0) + "\n"
-    (output / "priors.json").write_text(text, encoding="utf-8", newline="\n")
-    report(f"priors.json: {len(kept)} priors; {len(priors) - len(kept)} dropped: not in the labels")
-
-
 def write_gold(output: Path, name: str, gold: Gold, known: set[str]) -> None:
     documents = enumerate(gold.documents, start=1)
     rows = (
@@ -222,21 +206,12 @@ def write_gold(output: Path, name: str, gold: Gold, known: set[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
+    options = parser(__doc__)
+    options.add_argument(
         "--source", type=Path, help="folder of the raw ESCO files (default: the Hugging Face hub)"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    options = parser.parse_args(argv)
-    try:
-        prepare(options.source, options.output)
-    except IrrError as error:
-        report(f"error: {error}")
-        return error.exit_status
-    except OSError as error:
-        report(f"error: cannot write to {options.output}: {error.strerror or error}")
-        return OutputError.exit_status
-    return 0
+    given = options.parse_args(argv)
+    return run(lambda: prepare(given.source, given.output), given.output)
 
 
 if __name__ == "__main__":

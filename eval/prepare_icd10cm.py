@@ -13,15 +13,15 @@ Out: labels.jsonl {"id", "name"}: the 26,592 categories and subcategories of up 
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from irr.errors import ConfigurationError, IrrError, OutputError
+from preparation import parser, report, run, write_jsonl
+
+from irr.errors import ConfigurationError
 
 MAX_CHARACTERS = 5
 TERMS_PER_NOTE = (3, 5)
@@ -74,16 +74,6 @@ def note_row(number: int, note: Sequence[Term]) -> dict[str, object]:
     return {"id": f"note-{number}", "text": text, "labels": list(codes)}
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """One JSON object a line, UTF-8."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text(text, encoding="utf-8", newline="\n")
-
-
-def report(message: str) -> None:
-    print(message, file=sys.stderr)
-
-
 def prepare(output: Path, seed: int, notes: int) -> None:
     """Writes the three files; the same seed gives the same notes."""
     if notes < 0:
@@ -103,20 +93,11 @@ def prepare(output: Path, seed: int, notes: int) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the notes (default 0)")
-    parser.add_argument("--notes", type=int, default=300, help="how many notes (default 300)")
-    options = parser.parse_args(argv)
-    try:
-        prepare(options.output, options.seed, options.notes)
-    except IrrError as error:
-        report(f"error: {error}")
-        return error.exit_status
-    except OSError as error:
-        report(f"error: cannot write to {options.output}: {error.strerror or error}")
-        return OutputError.exit_status
-    return 0
+    options = parser(__doc__)
+    options.add_argument("--seed", type=int, default=0, help="seed of the notes (default 0)")
+    options.add_argument("--notes", type=int, default=300, help="how many notes (default 300)")
+    given = options.parse_args(argv)
+    return run(lambda: prepare(given.output, given.seed, given.notes), given.output)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ be read off a description. Another environment gives other documents.
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 import sys
 from collections import Counter
@@ -24,7 +22,9 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import cast
 
-from irr.errors import ConfigurationError, IrrError, OutputError
+from preparation import parser, report, run, write_jsonl
+
+from irr.errors import ConfigurationError
 
 SEPARATOR = " :: "
 PARAGRAPHS = 3
@@ -91,17 +91,6 @@ def installed() -> Iterator[Distribution]:
     return (package for _, package in sorted(found.items()))
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """One JSON object a line, UTF-8."""
-    # An old description may hold bytes that are no UTF-8.
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-
-
-def report(message: str) -> None:
-    print(message, file=sys.stderr)
-
-
 def prepare(output: Path, packages: Iterable[Distribution]) -> None:
     """Writes the labels, and a document for each package that has a text and classifiers."""
     classifiers = read_classifiers()
@@ -110,7 +99,8 @@ def prepare(output: Path, packages: Iterable[Distribution]) -> None:
     documents = [row for row in rows if row["text"] and row["labels"]]
     output.mkdir(parents=True, exist_ok=True)
     write_jsonl(output / "labels.jsonl", (label_row(name, known) for name in classifiers))
-    write_jsonl(output / "installed.jsonl", documents)
+    # An old description may hold bytes that are no UTF-8.
+    write_jsonl(output / "installed.jsonl", documents, errors="replace")
     report(
         f"{len(classifiers)} labels, {len(documents)} documents in {output}; left out "
         f"{len(rows) - len(documents)} packages without a text or classifiers"
@@ -127,18 +117,8 @@ def _labels(row: Mapping[str, object]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    options = parser.parse_args(argv)
-    try:
-        prepare(options.output, installed())
-    except IrrError as error:
-        report(f"error: {error}")
-        return error.exit_status
-    except OSError as error:
-        report(f"error: cannot write to {options.output}: {error.strerror or error}")
-        return OutputError.exit_status
-    return 0
+    given = parser(__doc__).parse_args(argv)
+    return run(lambda: prepare(given.output, installed()), given.output)
 
 
 if __name__ == "__main__":

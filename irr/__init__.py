@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from irr.labels import LabelSet
     from irr.program import InferRetrieveRank
     from irr.retrieve import RetrieveSettings
+    from irr.selection import Selection
     from irr.types import Document, Label, Prediction, ScoredLabel, Usage
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __all__ = [
     "Prediction",
     "RetrieveSettings",
     "ScoredLabel",
+    "Selection",
     "Usage",
     "build_program",
     "read_documents",
@@ -41,6 +43,7 @@ _HOMES = {
     "LMChoice": "build",
     "LabelSet": "labels",
     "RetrieveSettings": "retrieve",
+    "Selection": "selection",
     "build_program": "build",
     "read_documents": "documents",
     "read_gold": "documents",

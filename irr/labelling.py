@@ -15,7 +15,7 @@ from irr.types import Label
 from irr.vocabularies import FORMATS, Vocabulary
 from irr.vocabularies.concept import Concept
 
-__all__ = ["Hierarchy", "Survey", "hierarchy_of", "print_survey", "survey", "warnings_of"]
+__all__ = ["HierarchyCounts", "Survey", "hierarchy_of", "print_survey", "survey", "warnings_of"]
 
 _EXAMPLES = 4
 _MOST_NAMED = 5
@@ -23,8 +23,10 @@ _LONGEST_TEXT = 300
 
 
 @dataclass(frozen=True)
-class Hierarchy:
+class HierarchyCounts:
     """How labels hang together by their parents, of which only those in the set count.
+
+    `irr.hierarchy.Hierarchy` needs numpy, without which `irr labels` starts; this needs none.
 
     `depth` is the number of levels, the longest way up that meets no label twice; `missing` the
     ids of parents that are not in the set; `cycles` the ways that come back to where they began.
@@ -81,14 +83,14 @@ def survey(vocabulary: Vocabulary, language: str | None = None) -> Survey:
     return found
 
 
-def hierarchy_of(labels: Sequence[Label]) -> Hierarchy:
+def hierarchy_of(labels: Sequence[Label]) -> HierarchyCounts:
     """Look at the parents of labels with unique ids."""
     places = {label.id: place for place, label in enumerate(labels)}
     missing = Counter(p for label in labels for p in label.parents if p not in places)
     parents = [[places[p] for p in label.parents if p in places] for label in labels]
     above = {parent for chain in parents for parent in chain}
     depths, cycles = _depths(parents)
-    return Hierarchy(
+    return HierarchyCounts(
         with_parents=sum(map(bool, parents)),
         roots=sum(not chain for chain in parents),
         leaves=len(labels) - len(above),
@@ -125,7 +127,7 @@ def _depths(parents: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]
 
 
 def print_survey(
-    found: Survey, hierarchy: Hierarchy, vocabulary: Vocabulary, stream: TextIO
+    found: Survey, hierarchy: HierarchyCounts, vocabulary: Vocabulary, stream: TextIO
 ) -> None:
     """Print the page: folded to the terminal where there is one, else a row a line."""
     form = FORMATS.get(vocabulary.format, vocabulary.format)
@@ -146,7 +148,7 @@ def print_survey(
             stream.write("\n".join([title, *lines, "", ""]))
 
 
-def warnings_of(found: Survey, hierarchy: Hierarchy, vocabulary: Vocabulary) -> Iterator[str]:
+def warnings_of(found: Survey, hierarchy: HierarchyCounts, vocabulary: Vocabulary) -> Iterator[str]:
     """Say what is doubtful but can be used."""
     path = vocabulary.problems.path
     yield from vocabulary.problems.warnings()
@@ -162,7 +164,7 @@ def warnings_of(found: Survey, hierarchy: Hierarchy, vocabulary: Vocabulary) -> 
         yield f"{path}: {len(hierarchy.cycles):,} cycles of parents: {ways}"
 
 
-def _counts(found: Survey, hierarchy: Hierarchy) -> Iterator[tuple[str, str]]:
+def _counts(found: Survey, hierarchy: HierarchyCounts) -> Iterator[tuple[str, str]]:
     labels = found.labels
     alternatives = sum(len(label.alternative_names) for label in labels)
     named = sum(bool(label.alternative_names) for label in labels)

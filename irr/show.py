@@ -104,11 +104,18 @@ def _label_table(labels: Sequence[ScoredLabel]) -> Table:
 
 
 def print_table(stream: TextIO, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table with the first column left and the others right aligned, as plain text."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in (header, *rows):
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+    """Write a table with the first column left and the others right aligned, as plain text.
+
+    Widths are those of a terminal: a Chinese character takes two cells, a combining mark none.
+    """
+    from rich.cells import cell_len
+
+    table = [header, *rows]
+    widths = [[cell_len(cell) for cell in row] for row in table]
+    widest = [max(column) for column in zip(*widths, strict=True)]
+    for row, taken in zip(table, widths, strict=True):
+        first, *pads = (" " * (most - own) for most, own in zip(widest, taken, strict=True))
+        cells = [row[0] + first, *(pad + cell for pad, cell in zip(pads, row[1:], strict=True))]
         stream.write("  ".join(cells).rstrip() + "\n")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,22 +12,17 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "eval"))
 RAW_ESCO = Path(__file__).parents[2] / "shared" / "data" / "esco"
 
 
 def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "eval" / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(name)
 
 
 esco = script("prepare_esco")
 icd = script("prepare_icd10cm")
+preparation = script("preparation")
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -93,6 +89,20 @@ def test_esco_errors(
 def test_esco_without_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert esco.main(["--source", str(tmp_path), "--output", str(tmp_path / "out")]) == 3
     assert "skills_en_label.txt: no such file" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    taken = raw.parent / "taken"
+    taken.write_text("")
+    assert esco.main(["--source", str(raw), "--output", str(taken)]) == 4
+    assert capsys.readouterr().err == f"error: cannot write to {taken}: File exists\n"
+
+
+def test_what_is_no_utf8_is_replaced_or_an_error(tmp_path: Path) -> None:
+    preparation.write_jsonl(tmp_path / "a", [{"text": "é\udcff"}], errors="replace")
+    assert (tmp_path / "a").read_bytes() == '{"text": "é?"}\n'.encode()
+    with pytest.raises(UnicodeEncodeError):
+        preparation.write_jsonl(tmp_path / "b", [{"text": "é\udcff"}])
 
 
 @pytest.mark.skipif(not RAW_ESCO.is_dir(), reason="the raw ESCO files are not here")

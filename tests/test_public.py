@@ -23,6 +23,7 @@ def test_the_public_names() -> None:
         "Prediction",
         "RetrieveSettings",
         "ScoredLabel",
+        "Selection",
         "Usage",
         "build_program",
         "read_documents",

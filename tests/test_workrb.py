@@ -24,6 +24,7 @@ from irr.index import open_index  # noqa: E402
 from irr.labels import LabelSet  # noqa: E402
 from irr.metrics import METRICS  # noqa: E402
 from irr.program import InferRetrieveRank  # noqa: E402
+from irr.rank import Ranked  # noqa: E402
 from irr.retrieve import Retriever, RetrieveSettings  # noqa: E402
 from irr.types import Document, Label  # noqa: E402
 from irr.workrb import IrrModel, _falling  # noqa: E402
@@ -79,12 +80,11 @@ class Rank:
     async def aclose(self) -> None:
         pass
 
-    async def acall(self, *, text: str, candidates: list[Label]) -> Any:
+    async def ask(self, text: str, candidates: list[Label]) -> Ranked:
         if not self.answers:
             raise LMError("the server is gone")
         self.seen.append(len(candidates))
-        order = list(range(len(candidates)))[::-1]
-        return types.SimpleNamespace(order=order, picked=1, notes=[])
+        return Ranked(list(range(len(candidates)))[::-1], picked=1, notes=[])
 
 
 def program(encoder: Any, targets: list[str] | None = None, **stages: Any) -> InferRetrieveRank:
