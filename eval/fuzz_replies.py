@@ -120,7 +120,7 @@ class HashEncoder:
     fingerprint = "0" * 64
     dimensions = 64
 
-    def encode(self, texts: Sequence[str], *, progress: object = None) -> Vectors:  # noqa: ARG002
+    def encode(self, texts: Sequence[str], *, progress: object = None, **_: object) -> Vectors:  # noqa: ARG002
         rows = np.zeros((len(texts), self.dimensions), np.float32)
         for row, text in zip(rows, texts, strict=True):
             for word in text.casefold().split():

@@ -165,7 +165,7 @@ def make_setting(
     rows = [Guessed(str(at), tuple(map(_clean, guesses))) for at, guesses in enumerate(documents)]
     # The suggester asks for a guess as it was first written.
     texts = list(dict.fromkeys(guess for row in rows for guess in row.guesses))
-    vectors = encoder.encode(texts)
+    vectors = encoder.encode(texts, role="query")
     nearest, cosines = open_index(labels, encoder).search(vectors, DEPTH)
     if of_guess is None:
         firsts = zip(texts, nearest[:, 0].tolist(), strict=True)

@@ -7,15 +7,21 @@ to the input it resembles. A stage without `NearestDemos` shows the same ones to
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from irr.prefixes import Role
+
 __all__ = ["NearestDemos", "shown_with_gold"]
 
-Encode = Callable[[Sequence[str]], npt.NDArray[np.float32]]
+
+class Encode(Protocol):
+    """`irr.encoder.Encoder.encode`, as far as it is needed here."""
+
+    def __call__(self, texts: Sequence[str], *, role: Role) -> npt.NDArray[np.float32]: ...
 
 
 # Candidates shown in a demonstration that is made from labels alone, the gold among them.
@@ -41,6 +47,7 @@ def shown_with_gold(pool: Sequence[int], gold: Sequence[int]) -> tuple[list[int]
 class NearestDemos:
     """Chooses `k` of `demos` (dictionaries with a "text") for a text, by cosine of the texts.
 
+    Both sides are queries to the encoder: like is compared with like.
     Of equals the earlier one counts as nearer.
     """
 
@@ -48,7 +55,7 @@ class NearestDemos:
         self.demos = [dict(demo) for demo in demos]
         self.k = k
         self._encode = encode
-        self._vectors = encode([demo["text"] for demo in self.demos])
+        self._vectors = encode([demo["text"] for demo in self.demos], role="query")
         self._itself = True
 
     def without_same(self) -> NearestDemos:
@@ -62,7 +69,7 @@ class NearestDemos:
 
     def __call__(self, text: str) -> list[dict[str, Any]]:
         """The demonstrations for a text, the nearest last."""
-        cosines = self._vectors @ self._encode([text])[0]
+        cosines = self._vectors @ self._encode([text], role="query")[0]
         nearest = [self.demos[n] for n in np.argsort(-cosines, kind="stable").tolist()]
         shown = [demo for demo in nearest if self._itself or demo["text"] != text]
         return shown[: self.k][::-1]

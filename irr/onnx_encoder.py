@@ -31,6 +31,7 @@ from irr.cache import (
     warn_unwritable,
 )
 from irr.encoder import Encoder, Progress, Vectors, encode_unique, first_line
+from irr.prefixes import Prefixes, Role
 
 __all__ = [
     "GRAPH",
@@ -46,7 +47,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 # Part of an entry's place: an entry of another form is neither read nor harmed.
-FORM = "onnx-1"
+FORM = "onnx-2"
 GRAPH, TOKENIZER, SETTINGS = "model.onnx", "tokenizer.json", "encoder.json"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # Attention takes memory by the square of the length: a batch of long texts is made smaller.
@@ -71,12 +72,17 @@ class ExportSettings:
     pad_id: int
     pad_left: bool
     cut_left: bool
-    prompt: str
     digests: Mapping[str, str]
 
 
 def load_onnx_encoder(
-    name: str, folder: Path, fingerprint: str, *, threads: int, batch_size: int
+    name: str,
+    folder: Path,
+    fingerprint: str,
+    prefixes: Prefixes,
+    *,
+    threads: int,
+    batch_size: int,
 ) -> Encoder:
     """Load the model of `folder` from its export in the cache, exporting it where missing.
 
@@ -87,7 +93,7 @@ def load_onnx_encoder(
         EncoderError: the folder holds no usable sentence encoder.
     """
     entry = cache_root() / "encoders" / f"{fingerprint[:32]}-{FORM}"
-    load = partial(OnnxEncoder, name, fingerprint, threads=threads, batch_size=batch_size)
+    load = partial(OnnxEncoder, name, fingerprint, prefixes, threads=threads, batch_size=batch_size)
     if entry.exists():
         try:
             return load(entry)
@@ -98,7 +104,7 @@ def load_onnx_encoder(
     from irr.onnx_export import export_encoder
     from irr.torch_encoder import TorchEncoder
 
-    reference = TorchEncoder(name, folder, fingerprint, "cpu", batch_size, threads)
+    reference = TorchEncoder(name, folder, fingerprint, prefixes, "cpu", batch_size, threads)
     try:
         if store_folder("encoders"):
             with atomic_directory(entry) as draft:
@@ -125,10 +131,18 @@ class OnnxEncoder:
     """
 
     def __init__(
-        self, name: str, fingerprint: str, entry: Path, *, threads: int, batch_size: int
+        self,
+        name: str,
+        fingerprint: str,
+        prefixes: Prefixes,
+        entry: Path,
+        *,
+        threads: int,
+        batch_size: int,
     ) -> None:
         self.name = name
         self.fingerprint = fingerprint
+        self.prefixes = prefixes
         self._threads = threads
         self._batch_size = batch_size
         # Bounds threads and memory also where several threads call.
@@ -144,12 +158,19 @@ class OnnxEncoder:
             raise UnusableExportError(f"{type(error).__name__}: {first_line(error)}") from error
         self.dimensions = self._settings.dimensions
 
-    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> Vectors:
+    def encode(
+        self, texts: Sequence[str], *, role: Role = "target", progress: Progress | None = None
+    ) -> Vectors:
         """See `irr.encoder.Encoder.encode`."""
-        return encode_unique(texts, self.dimensions, self._encode_slab, progress)
+        return encode_unique(
+            texts, self.dimensions, partial(self._encode_slab, role=role), progress
+        )
 
-    def _encode_slab(self, texts: list[str]) -> Iterator[tuple[npt.NDArray[np.intp], Vectors]]:
-        tokens = self._tokenizer.encode_batch_fast([self._settings.prompt + t for t in texts])
+    def _encode_slab(
+        self, texts: list[str], role: Role
+    ) -> Iterator[tuple[npt.NDArray[np.intp], Vectors]]:
+        prefix = self.prefixes.of(role)
+        tokens = self._tokenizer.encode_batch_fast([prefix + text for text in texts])
         lengths = np.array([len(row.ids) for row in tokens])
         batches = list(_batches(lengths, self._batch_size, self._threads))
 

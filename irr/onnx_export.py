@@ -27,6 +27,7 @@ from irr.onnx_encoder import (
     OnnxEncoder,
     UnusableExportError,
 )
+from irr.prefixes import Prefixes, Role
 from irr.torch_encoder import TorchEncoder, quiet_libraries
 
 __all__ = ["export_encoder"]
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS = "weights.bin"
 TOLERANCE = 1e-4
+# Both, also where their prefixes are the same: some models have a module of its own for each.
+ROLES: tuple[Role, ...] = ("target", "query")
 PROBES = (
     "",
     " ",
@@ -62,8 +65,18 @@ def export_encoder(reference: TorchEncoder, folder: Path) -> None:
         UnusableExportError: no exporter makes one whose vectors equal the reference's.
         OSError: it cannot be written.
     """
+    if reference.prefixes != Prefixes() and any(
+        getattr(module, "include_prompt", True) is False for module in reference.model.modules()
+    ):
+        # How long a prompt is would have to be an input of the graph.
+        raise UnusableExportError("its pooling leaves out the prompts (include_prompt)")
     # The two long ones apart: torch would pad all the others to their length.
-    expected = np.vstack([reference.encode(PROBES[:-2]), reference.encode(PROBES[-2:])])
+    expected = {
+        role: np.vstack(
+            [reference.encode(PROBES[:-2], role=role), reference.encode(PROBES[-2:], role=role)]
+        )
+        for role in ROLES
+    }
     problems = []
     # The older exporter takes a second; the newer takes six and follows the data's shape better.
     for dynamo in (False, True):
@@ -79,11 +92,13 @@ def export_encoder(reference: TorchEncoder, folder: Path) -> None:
     raise UnusableExportError("; ".join(dict.fromkeys(problems)))
 
 
-def _verify(reference: TorchEncoder, folder: Path, expected: Vectors) -> None:
-    export = OnnxEncoder(reference.name, reference.fingerprint, folder, threads=1, batch_size=4)
-    alone = [export.encode([probe]) for probe in PROBES[-2:]]
-    for vectors, wanted in ((export.encode(PROBES), expected), (np.vstack(alone), expected[-2:])):
-        difference = float(np.abs(vectors - wanted).max())
+def _verify(reference: TorchEncoder, folder: Path, expected: dict[Role, Vectors]) -> None:
+    names = reference.name, reference.fingerprint, reference.prefixes
+    export = OnnxEncoder(*names, folder, threads=1, batch_size=4)
+    for role, wanted in expected.items():
+        alone = np.vstack([export.encode([probe], role=role) for probe in PROBES[-2:]])
+        together = export.encode(PROBES, role=role)
+        difference = float(np.abs(np.vstack([together - wanted, alone - wanted[-2:]])).max())
         if not difference <= TOLERANCE:  # also where it is not a number
             raise UnusableExportError(f"its vectors differ from torch's by {difference:.2g}")
 
@@ -93,7 +108,6 @@ def _export(reference: TorchEncoder, folder: Path, *, dynamo: bool) -> None:
     model = reference.model
     tokenizer = model.tokenizer
     tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
-    prompt = model.prompts.get(model.default_prompt_name) if model.default_prompt_name else None
     # Two lengths, so that the padding is traced.
     preprocess = getattr(model, "preprocess", model.tokenize)
     features = {
@@ -114,7 +128,6 @@ def _export(reference: TorchEncoder, folder: Path, *, dynamo: bool) -> None:
         pad_id=int(tokenizer.pad_token_id or 0),
         pad_left=tokenizer.padding_side == "left",
         cut_left=tokenizer.truncation_side == "left",
-        prompt=prompt or "",
         digests=file_digests(folder, [f.name for f in folder.iterdir() if f.name != SETTINGS]),
     )
     write_atomic(folder / SETTINGS, json.dumps(asdict(settings), indent=1).encode())

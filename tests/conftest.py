@@ -28,7 +28,7 @@ class HashEncoder:
     fingerprint = "0" * 64
     dimensions = 64
 
-    def encode(self, texts: Sequence[str], *, progress: object = None) -> np.ndarray:
+    def encode(self, texts: Sequence[str], *, progress: object = None, **_: object) -> np.ndarray:
         rows = np.zeros((len(texts), self.dimensions), np.float32)
         for row, text in zip(rows, texts, strict=True):
             for word in text.casefold().split():

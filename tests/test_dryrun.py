@@ -39,7 +39,7 @@ PRICES = {"tiny": Price(1.0, 10.0), "large": Price(100.0, 1000.0)}
 class FirstWordEncoder(HashEncoder):
     """Only the first word counts, and each once: quick for the many phrases of long texts."""
 
-    def encode(self, texts: Sequence[str], *, progress: object = None) -> np.ndarray:
+    def encode(self, texts: Sequence[str], *, progress: object = None, **_: object) -> np.ndarray:
         words = [(text.split() or [""])[0] for text in texts]
         rows = dict(zip(distinct := sorted(set(words)), super().encode(distinct), strict=True))
         return np.array([rows[word] for word in words], np.float32).reshape(-1, self.dimensions)

@@ -17,11 +17,20 @@ from typing import NoReturn
 
 import numpy as np
 import pytest
+from tiny_model import make_tiny_encoder
 
 from irr import cache, encoder, onnx_encoder, onnx_export, torch_encoder
+from irr.demos import NearestDemos
 from irr.encoder import load_encoder
 from irr.errors import ConfigurationError, EncoderError
+from irr.index import LabelIndex
+from irr.labels import Label, LabelSet
 from irr.onnx_encoder import OnnxEncoder
+from irr.predict import main as predict
+from irr.prefixes import Prefixes, read_prefixes
+from irr.program import RANK_TEXT_CHARS, InferRetrieveRank
+from irr.retrieve import Retriever
+from irr.suggest import nearest_in
 from irr.torch_encoder import TorchEncoder
 
 PHRASES = ["use databases", "Python", "manage musical staff", "care for the elderly", "C++, C#"]
@@ -167,7 +176,7 @@ def test_the_tiny_model_in_both_forms_equals_sentence_transformers(tiny: Path) -
     assert isinstance(torch, TorchEncoder)
     assert onnx.fingerprint == torch.fingerprint
     assert onnx.dimensions == torch.dimensions == 24
-    assert onnx._settings.prompt == "skill: "
+    assert onnx.prefixes == torch.prefixes == Prefixes("skill: ", "skill: ")
     for form in (onnx, torch):
         assert np.abs(form.encode(TEXTS) - expected).max() <= 1e-5
         assert np.abs(form.encode([TEXTS[2]]) - unprompted).max() <= 1e-5
@@ -197,7 +206,9 @@ def test_each_distinct_text_is_encoded_once(tiny: Path, monkeypatch: pytest.Monk
     loaded = load_encoder(str(tiny), device="cpu")
     seen: list[str] = []
     slab = loaded._encode_slab  # type: ignore[attr-defined]
-    monkeypatch.setattr(loaded, "_encode_slab", lambda texts: seen.extend(texts) or slab(texts))
+    monkeypatch.setattr(
+        loaded, "_encode_slab", lambda texts, role: seen.extend(texts) or slab(texts, role)
+    )
     assert loaded.encode(["b", "a", "b", "a", "c"]).shape == (5, 24)
     assert seen == ["b", "a", "c"]
 
@@ -270,18 +281,19 @@ def test_the_warm_path_imports_no_torch_and_is_quick(warm: Path) -> None:
 
 
 def test_the_fingerprint_follows_the_content(tiny: Path, tmp_path: Path) -> None:
-    first = encoder._fingerprint(tiny)
+    prefixes = Prefixes("skill: ", "skill: ")
+    first = encoder._fingerprint(tiny, prefixes)
     assert len(first) == 64
     assert int(first, 16)
     moved = Path(shutil.copytree(tiny, tmp_path / "elsewhere"))
     (moved / "README.md").write_text("other words")
-    assert encoder._fingerprint(moved) == first
+    assert encoder._fingerprint(moved, prefixes) == first
     for name in ("model.safetensors", "tokenizer.json", "1_Pooling/config.json", "modules.json"):
         content = (moved / name).read_bytes()
         (moved / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        assert encoder._fingerprint(moved) != first, name
+        assert encoder._fingerprint(moved, prefixes) != first, name
         (moved / name).write_bytes(content)
-    assert encoder._fingerprint(moved) == first
+    assert encoder._fingerprint(moved, prefixes) == first
 
 
 def test_an_export_is_used_again(
@@ -367,12 +379,12 @@ def test_vectors_that_differ_from_torchs_fall_back_to_torch(
 ) -> None:
     export = onnx_export._export
 
-    def without_prompt(reference: TorchEncoder, folder: Path, **_: object) -> None:
+    def cut_short(reference: TorchEncoder, folder: Path, **_: object) -> None:
         export(reference, folder, dynamo=False)
         settings = json.loads((folder / "encoder.json").read_bytes())
-        (folder / "encoder.json").write_text(json.dumps(settings | {"prompt": ""}))
+        (folder / "encoder.json").write_text(json.dumps(settings | {"max_length": 20}))
 
-    monkeypatch.setattr(onnx_export, "_export", without_prompt)
+    monkeypatch.setattr(onnx_export, "_export", cut_short)
     with caplog.at_level(logging.WARNING):
         loaded = load_encoder(str(tiny), device="cpu")
     assert isinstance(loaded, TorchEncoder)
@@ -493,3 +505,339 @@ def test_auto_takes_a_gpu_that_torch_confirms(monkeypatch: pytest.MonkeyPatch) -
     assert encoder._accelerator() == "cuda"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert encoder._accelerator() is None
+
+
+@pytest.mark.parametrize(
+    ("configuration", "name", "expected"),
+    [
+        (None, "model", Prefixes()),
+        ({}, "model", Prefixes()),
+        ({"prompts": None}, "model", Prefixes()),
+        ({"prompts": {"query": "q: "}}, "model", Prefixes("q: ", "")),
+        ({"prompts": {"query": "q: ", "passage": "p: "}}, "model", Prefixes("q: ", "p: ")),
+        (
+            {"prompts": {"query": "q: ", "document": "", "passage": "p: "}},
+            "model",
+            Prefixes("q: ", "p: "),
+        ),
+        ({"prompts": {"document": "d: ", "passage": "p: "}}, "model", Prefixes("", "d: ")),
+        ({"prompts": {"STS": "s: "}}, "model", Prefixes()),
+        (
+            {"prompts": {"STS": "s: "}, "default_prompt_name": "STS"},
+            "model",
+            Prefixes("s: ", "s: "),
+        ),
+        (
+            {"prompts": {"query": "q: "}, "default_prompt_name": "query"},
+            "model",
+            Prefixes("q: ", ""),
+        ),
+        (None, "intfloat/multilingual-e5-small", Prefixes("query: ", "passage: ")),
+        (None, "./models/E5-large-v2", Prefixes("query: ", "passage: ")),
+        (
+            {"prompts": {"query": "", "document": ""}},
+            "intfloat/multilingual-e5-base",
+            Prefixes("query: ", "passage: "),
+        ),
+        (
+            {"prompts": {"query": "q: "}},
+            "intfloat/multilingual-e5-base",
+            Prefixes("q: ", ""),
+        ),
+        (None, "intfloat/multilingual-e5-large-instruct", Prefixes()),
+        (None, "someone/multilingual-e5-small-tuned", Prefixes()),
+        (
+            None,
+            "nomic-ai/nomic-embed-text-v1.5",
+            Prefixes("search_query: ", "search_document: "),
+        ),
+        (None, "BAAI/bge-m3", Prefixes()),
+    ],
+)
+def test_prefixes_are_the_configurations_and_else_a_known_names(
+    tmp_path: Path, configuration: dict[str, object] | None, name: str, expected: Prefixes
+) -> None:
+    if configuration is not None:
+        (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(configuration))
+    assert read_prefixes(name, tmp_path) == expected
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"prompts": ["query: "]}'])
+def test_a_damaged_configuration_of_prompts_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config_sentence_transformers.json").write_text(content)
+    with pytest.raises(EncoderError, match=r"config_sentence_transformers\.json is unreadable"):
+        read_prefixes("model", tmp_path)
+
+
+def test_the_default_model_knows_no_roles(minilm: OnnxEncoder) -> None:
+    assert minilm.prefixes == Prefixes()
+    queries, targets = (minilm.encode(PHRASES, role=role) for role in ("query", "target"))
+    assert np.array_equal(queries, targets)
+
+
+NAMES = [
+    *("数据库管理", "机器学习", "软件开发", "项目管理", "护理老年人"),
+    *("データベース管理", "機械学習", "看護", "音楽の指導", "パンを焼く"),
+    *("การจัดการฐานข้อมูล", "การเรียนรู้ของเครื่อง", "การดูแลผู้สูงอายุ", "อบขนมปัง", "สอนดนตรี"),
+    *("управлять базами данных", "διαχείριση έργων", "إدارة قواعد البيانات", "use databases"),
+]
+KINDS: dict[str, dict[str, object]] = {
+    "like multilingual-e5": {"prompts": {"query": "query: ", "passage": "passage: "}},
+    "like Qwen3-Embedding": {
+        "architecture": "qwen3",
+        "pooling": "lasttoken",
+        "normalize": True,
+        "prompts": {"query": "Instruct: Find what answers\nQuery:", "document": ""},
+    },
+    "like EmbeddingGemma": {
+        "dense": (48, 24),
+        "normalize": True,
+        "prompts": {"query": "task: search | query: ", "document": "title: none | text: "},
+    },
+    "like arctic-embed": {"pooling": "cls", "prompts": {"query": "query: "}},
+}
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IRR_CACHE", str(tmp_path / "cache"))
+    cache._warn_once.cache_clear()
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("kind", KINDS)
+def test_prefixed_models_in_both_forms_equal_sentence_transformers(
+    tmp_path: Path, kind: str
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = make_tiny_encoder(tmp_path, NAMES, **KINDS[kind])  # type: ignore[arg-type]
+    texts = [*NAMES, "", "a text longer than the model reads " * 9]
+    prompts: dict[str, str] = KINDS[kind]["prompts"]  # type: ignore[assignment]
+    prefixes = {"query": prompts["query"]}
+    prefixes["target"] = prompts.get("passage", prompts.get("document", ""))
+    model = SentenceTransformer(str(folder), device="cpu")
+    onnx, torch = (load_encoder(str(folder), device=form) for form in ("cpu", "torch"))
+    assert isinstance(onnx, OnnxEncoder)
+    assert onnx.fingerprint == torch.fingerprint
+    for role, prefix in prefixes.items():
+        expected = model.encode([prefix + t for t in texts], prompt="", normalize_embeddings=True)
+        for form in (onnx, torch):
+            assert np.abs(form.encode(texts, role=role) - expected).max() <= 1e-5
+    different = onnx.encode(NAMES, role="query") - onnx.encode(NAMES, role="target")
+    assert np.abs(different).max() > 1e-3
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_known_name_alone_gives_prefixes_and_another_fingerprint(tmp_path: Path) -> None:
+    plain = make_tiny_encoder(tmp_path, NAMES)
+    named = Path(shutil.copytree(plain, tmp_path / "multilingual-e5-small"))
+    without, known = (load_encoder(str(folder), device="cpu") for folder in (plain, named))
+    assert without.fingerprint != known.fingerprint
+    for role, prefix in (("query", "query: "), ("target", "passage: ")):
+        expected = without.encode([prefix + name for name in NAMES], role=role)
+        assert np.array_equal(known.encode(NAMES, role=role), expected)
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("prompts", [{"query": "find this: "}, {}])
+def test_prompts_left_out_of_the_pooling_are_honoured(
+    tmp_path: Path, prompts: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = make_tiny_encoder(tmp_path, NAMES, include_prompt=False, prompts=prompts)
+    expected = SentenceTransformer(str(folder), device="cpu").encode_query(
+        NAMES, normalize_embeddings=True
+    )
+    with caplog.at_level(logging.WARNING, "irr"):
+        loaded = load_encoder(str(folder), device="cpu")
+    assert isinstance(loaded, TorchEncoder if prompts else OnnxEncoder)
+    assert ("include_prompt" in caplog.text) == bool(prompts)
+    assert np.abs(loaded.encode(NAMES, role="query") - expected).max() <= 1e-5
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_text_longer_than_all_positions_is_cut(tmp_path: Path) -> None:
+    folder = make_tiny_encoder(tmp_path, NAMES, max_length=None)
+    onnx, torch = (load_encoder(str(folder), device=form) for form in ("cpu", "torch"))
+    assert isinstance(onnx, OnnxEncoder)
+    # 96 positions: two for the marks around a text, one for what each text begins with.
+    texts = ["a" * length for length in (90, 500)]
+    assert np.abs(onnx.encode(texts) - torch.encode(texts)).max() <= 1e-5
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_weights_in_the_older_format_are_read(tiny: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    expected = load_encoder(str(tiny), device="torch").encode(PHRASES)
+    for weights in (tiny / "model.safetensors", tiny / "2_Dense/model.safetensors"):
+        torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
+        weights.unlink()
+    assert np.array_equal(load_encoder(str(tiny), device="torch").encode(PHRASES), expected)
+
+
+@pytest.mark.parametrize("kind", ["configuration", "module"])
+def test_a_models_own_code_is_refused_and_not_run(tiny: Path, kind: str) -> None:
+    for name in ("modeling_own", "configuration_own", "own"):
+        (tiny / f"{name}.py").write_text(f"open({str(tiny / 'ran')!r}, 'w')\n")
+    file = tiny / ("config.json" if kind == "configuration" else "modules.json")
+    content = json.loads(file.read_bytes())
+    if kind == "configuration":
+        own = {"AutoConfig": "configuration_own.Config", "AutoModel": "modeling_own.Model"}
+        content |= {"model_type": "own", "auto_map": own}
+    else:
+        content[0]["type"] = "own.Transformer"
+    file.write_text(json.dumps(content))
+    with pytest.raises(EncoderError, match="program code of its own") as caught:
+        load_encoder(str(tiny), device="cpu")
+    assert "\n" not in str(caught.value)
+    assert not (tiny / "ran").exists()
+
+
+def test_a_sentencepiece_file_alone_names_the_missing_package(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tiny / "tokenizer.json").unlink()
+    (tiny / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
+    (tiny / "sentencepiece.bpe.model").write_bytes(b"\x0a\x0e\x0a\x05<unk>")
+    monkeypatch.setattr(torch_encoder, "find_spec", lambda _: None)
+    with pytest.raises(EncoderError, match="pip install sentencepiece"):
+        load_encoder(str(tiny), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [
+        ([], {"model.safetensors", "2_Dense/model.safetensors"}),
+        (
+            ["2_Dense/model.safetensors"],
+            {"model.safetensors", "2_Dense/pytorch_model.bin"},
+        ),
+        (
+            ["model.safetensors"],
+            {"pytorch_model.bin", "2_Dense/model.safetensors", "2_Dense/pytorch_model.bin"},
+        ),
+    ],
+)
+def test_weights_are_fetched_in_one_format_where_that_is_whole(
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    missing: list[str],
+    expected: set[str],
+) -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    for folder in (tiny, tiny / "2_Dense"):
+        (folder / "pytorch_model.bin").write_bytes(b"as the other")
+    for name in missing:
+        (tiny / name).unlink()
+    there = [file.relative_to(tiny).as_posix() for file in tiny.rglob("*") if file.is_file()]
+    target = tmp_path / "snapshot"
+
+    def snapshot_download(
+        _: str, *, ignore_patterns: list[str] | None = None, local_files_only: bool = False, **__
+    ) -> str:
+        if not local_files_only:
+            for name in filter_repo_objects(there, ignore_patterns=ignore_patterns):
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(tiny / name, target / name)
+        return str(target)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    folder = encoder._download("owner/name", "owner/name")
+    weights = [file for form in ("*.safetensors", "*.bin") for file in folder.rglob(form)]
+    assert {file.relative_to(folder).as_posix() for file in weights} == expected
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_hub_name_without_its_owner_is_told_so() -> None:
+    with pytest.raises(EncoderError, match="owner/name"):
+        load_encoder("multilingual-e5-small")
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_labels_in_scripts_without_spaces_are_found_by_their_names(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_tiny_encoder(tmp_path, NAMES)
+    (tmp_path / "labels.txt").write_text("\n".join(NAMES), encoding="utf-8")
+    rows = [{"id": str(n), "text": name} for n, name in enumerate(NAMES)]
+    documents = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+    (tmp_path / "texts.jsonl").write_text(documents, encoding="utf-8")
+    options = ["--lm", "none", "--encoder", str(folder), "--device", "cpu", "--format", "jsonl"]
+    files = ["--labels", str(tmp_path / "labels.txt"), "--input", str(tmp_path / "texts.jsonl")]
+    assert predict([*files, *options]) == 0
+    found = [json.loads(line)["labels"][0] for line in capfd.readouterr().out.splitlines()]
+    assert [(label["label"], label["evidence"]) for label in found] == [(n, n) for n in NAMES]
+
+
+@pytest.fixture(scope="session")
+def prefixed_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with a prefix for each part."""
+    prompts = {"query": "query: ", "document": "passage: "}
+    return make_tiny_encoder(tmp_path_factory.mktemp("prefixed"), NAMES, prompts=prompts)
+
+
+@pytest.fixture
+def prefixed(prefixed_source: Path, own_cache: None) -> TorchEncoder:
+    loaded = load_encoder(str(prefixed_source), device="torch")
+    assert isinstance(loaded, TorchEncoder)
+    return loaded
+
+
+LABELS = LabelSet([Label(str(n), name) for n, name in enumerate(NAMES)])
+
+
+def test_labels_are_targets_and_phrases_are_queries(prefixed: TorchEncoder) -> None:
+    index = LabelIndex.build(LABELS, prefixed)
+    assert np.abs(index.vectors - prefixed.encode(NAMES, role="target")).max() <= 1e-6
+    queries = Retriever(prefixed, index)._encode(dict.fromkeys(NAMES))
+    expected = prefixed.encode(NAMES, role="query")
+    assert np.abs(np.stack([queries[name] for name in NAMES]) - expected).max() <= 1e-6
+    assert np.abs(index.vectors - expected).max() > 1e-3
+
+
+def test_remembered_queries_are_no_targets(prefixed: TorchEncoder) -> None:
+    index = LabelIndex.build(LABELS, prefixed)
+    retriever = Retriever(prefixed, index)
+    first = retriever._encode({NAMES[0]: None})[NAMES[0]]
+    prefixed.encode([NAMES[0]], role="target")
+    assert np.array_equal(retriever._encode({NAMES[0]: None})[NAMES[0]], first)
+    assert np.array_equal(first, prefixed.encode([NAMES[0]], role="query")[0])
+
+
+def test_suggestions_compare_queries_with_labels_and_with_each_other(
+    prefixed: TorchEncoder,
+) -> None:
+    index = LabelIndex.build(LABELS, prefixed)
+    vectors, _, cosines = nearest_in(index, prefixed)(NAMES)
+    expected = prefixed.encode(NAMES, role="query")
+    assert np.array_equal(vectors, expected)
+    assert np.abs(cosines - (expected @ index.vectors.T).max(axis=1)).max() <= 1e-6
+
+
+def test_demonstrations_are_compared_as_queries(prefixed: TorchEncoder) -> None:
+    nearest = NearestDemos([{"text": name} for name in NAMES], 1, prefixed.encode)
+    assert np.array_equal(nearest._vectors, prefixed.encode(NAMES, role="query"))
+    assert [nearest(name) for name in NAMES] == [[{"text": name}] for name in NAMES]
+
+
+def test_names_look_for_passages(prefixed: TorchEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = LabelIndex.build(LABELS, prefixed)
+    program = InferRetrieveRank(LABELS, Retriever(prefixed, index, labels=LABELS))
+    roles: dict[str, str] = {}
+    encode = prefixed.encode
+
+    def noted(texts: list[str], *, role: str = "target") -> np.ndarray:
+        roles.update(dict.fromkeys(texts, role))
+        return encode(texts, role=role)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(prefixed, "encode", noted)
+    text = "A passage of a long text. " * (RANK_TEXT_CHARS // 10)
+    program.passages(text, [3])
+    assert roles.pop(NAMES[3]) == "query"
+    assert set(roles.values()) == {"target"}

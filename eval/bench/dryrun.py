@@ -55,7 +55,7 @@ class WordEncoder:
     fingerprint = "0" * 64
     dimensions = 64
 
-    def encode(self, texts: Sequence[str], *, progress: object = None) -> np.ndarray:  # noqa: ARG002
+    def encode(self, texts: Sequence[str], *, progress: object = None, **_: object) -> np.ndarray:  # noqa: ARG002
         rows = np.zeros((len(texts), self.dimensions), np.float32)
         for row, text in zip(rows, texts, strict=True):
             for word in text.casefold().split():

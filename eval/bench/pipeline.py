@@ -64,7 +64,7 @@ class TableEncoder:
         rows = np.random.default_rng(0).standard_normal((1 << 16, self.dimensions))
         self._rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
-    def encode(self, texts: Sequence[str], *, progress: object = None) -> np.ndarray:
+    def encode(self, texts: Sequence[str], *, progress: object = None, **_: object) -> np.ndarray:
         if callable(progress):
             progress(len(texts))
         return self._rows[[crc32(text.encode()) & 0xFFFF for text in texts]]

@@ -129,7 +129,7 @@ class Given:
         self._vectors = vectors
         self.dimensions = len(next(iter(vectors.values())))
 
-    def encode(self, texts: Sequence[str], *, progress: object = None) -> Floats:  # noqa: ARG002
+    def encode(self, texts: Sequence[str], *, progress: object = None, **_: object) -> Floats:  # noqa: ARG002
         return np.stack([self._vectors[text] for text in texts])
 
 

@@ -153,7 +153,7 @@ def _guessed_by(retriever: Retriever, labels: LabelSet) -> GuessedBy:
     """Labels that guesses name: by one of their names, or as the nearest label of a guess."""
 
     def guessed(guesses: Sequence[str]) -> set[int]:
-        vectors = retriever.encoder.encode(list(guesses))
+        vectors = retriever.encoder.encode(list(guesses), role="query")
         nearest, _ = retriever.index.search(vectors, 1)
         named = {position for guess in guesses for position in labels.find_all(guess)}
         return {*nearest[:, 0].tolist(), *named}

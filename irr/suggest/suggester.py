@@ -198,7 +198,8 @@ def nearest_in(index: LabelIndex, encoder: Encoder) -> LookUp:
     """Look texts up in the index of a label set."""
 
     def look_up(texts: Sequence[str]) -> tuple[Floats, Positions, Floats]:
-        vectors = encoder.encode(texts)
+        # Also compared with each other, as what they are here: queries.
+        vectors = encoder.encode(texts, role="query")
         nearest, cosines = index.search(vectors, 1)
         return vectors, nearest[:, 0], cosines[:, 0]
 
