@@ -166,7 +166,9 @@ def build_program(
     table = read_priors(priors, label_set) if priors is not None else None
     model = load_encoder(encoder or DEFAULT_ENCODER, device=device, threads=threads)
     index = open_index(label_set, model, progress=progress, threads=threads)
-    retriever = Retriever(model, index, settings or RetrieveSettings(), priors=table)
+    retriever = Retriever(
+        model, index, settings or RetrieveSettings(), labels=label_set, priors=table
+    )
     program = InferRetrieveRank(
         label_set, retriever, fusion=fusion, in_flight=choice.in_flight, prompts=wording
     )
@@ -312,7 +314,7 @@ def _show_examples(program: InferRetrieveRank, examples: Sequence[Document]) -> 
 
     from irr.demos import shown_with_gold
     from irr.phrases import phrases
-    from irr.rank import show_candidate
+    from irr.rank import DEMO_DESCRIPTIONS_CHARS, show_candidates
 
     labels = program.labels
     infer_demos, rank_demos = [], []
@@ -323,7 +325,7 @@ def _show_examples(program: InferRetrieveRank, examples: Sequence[Document]) -> 
         shown, numbers = shown_with_gold([c.position for c in found], gold)
         names = [labels[position].name for position in gold]
         infer_demos.append(dspy.Example(text=text, guesses=names))
-        candidates = [show_candidate(labels[position]) for position in shown]
+        candidates = show_candidates(list(map(labels.distinct, shown)), DEMO_DESCRIPTIONS_CHARS)
         rank_demos.append(dspy.Example(text=text, candidates=candidates, ranking=numbers))
     if program.infer is not None:
         program.infer.predict.demos = infer_demos

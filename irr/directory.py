@@ -144,6 +144,8 @@ def identity(program: InferRetrieveRank) -> dict[str, object]:
         told["selection"] = [program.selection.include, program.selection.exclude]
     if program.prefer != "any":
         told["prefer"] = program.prefer
+    if program.picked_only:
+        told["picked_only"] = True
     if retriever.priors is not None:
         told["priors"] = _short(np.asarray(retriever.priors).tolist())
     for stage, row in rows.items():
@@ -319,7 +321,7 @@ def _load(
     has_priors = "priors.npy" in manifest["files"]
     priors = np.load(priors_file, allow_pickle=False) if has_priors else None
     settings = _settings(manifest["retrieve"], folder)
-    retriever = Retriever(encoder, index, settings, priors=priors)
+    retriever = Retriever(encoder, index, settings, labels=labels, priors=priors)
     program = InferRetrieveRank(labels, retriever, fusion=float(manifest["fusion"]))
     program.prompts = Prompts(folder.name, *(_wording(manifest, stage) for stage in _STAGES))
     demos = json.loads((folder / "demos.json").read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """Extending: labels added to a program, or renamed, without compiling it again.
 
-In: a program directory and a label set. Out: the program with these labels too. Only names that
-the program has not embedded yet are embedded.
+In: a program directory and a label set. Out: the program with these labels too. Only names and
+descriptions that the program has not embedded yet are embedded.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from irr.directory import CARD, load_program, save_program
 from irr.encoder import Encoder
 from irr.errors import LabelSetError
 from irr.index import LabelIndex
+from irr.index.embedding import rows_of_labels
 from irr.labels import LabelSet
 from irr.retrieve import Retriever
 
@@ -35,17 +36,20 @@ def merge_labels(old: LabelSet, added: LabelSet) -> LabelSet:
 
 
 def extend_index(index: LabelIndex, old: LabelSet, new: LabelSet, encoder: Encoder) -> LabelIndex:
-    """The index of `new`: rows of names that `old` has are kept, the others are embedded."""
-    texts = [name for label in old for name in (label.name, *label.alternative_names)]
-    rows = dict(zip(texts, range(len(texts)), strict=True))
-    wanted = [(label.name, *label.alternative_names) for label in new]
-    flat = [name for names in wanted for name in names]
-    missing = list(dict.fromkeys(name for name in flat if name not in rows))
+    """The index of `new`: rows of texts that `old` has are kept, the others are embedded."""
+    known = rows_of_labels(old).texts
+    places = dict(zip(known, range(len(known)), strict=True))
+    wanted = rows_of_labels(new)
+    missing = list(dict.fromkeys(text for text in wanted.texts if text not in places))
     vectors = np.concatenate([index.vectors, encoder.encode(missing)])
-    rows |= dict(zip(missing, range(len(texts), len(vectors)), strict=True))
-    owners = [position for position, names in enumerate(wanted) for _ in names]
-    chosen = vectors[[rows[name] for name in flat]]
-    return LabelIndex(chosen, owners, label_set=new.content_hash, encoder=encoder.fingerprint)
+    places |= dict(zip(missing, range(len(known), len(vectors)), strict=True))
+    return LabelIndex(
+        vectors[[places[text] for text in wanted.texts]],
+        wanted.owners,
+        kinds=wanted.kinds,
+        label_set=new.content_hash,
+        encoder=encoder.fingerprint,
+    )
 
 
 def extend_program(
@@ -74,7 +78,7 @@ def extend_program(
     priors = retriever.priors
     if priors is not None:
         priors = np.concatenate([priors, np.zeros(new, np.float32)])
-    extended = Retriever(retriever.encoder, index, retriever.settings, priors=priors)
+    extended = Retriever(retriever.encoder, index, retriever.settings, labels=merged, priors=priors)
     card_file = Path(folder) / CARD
     card = card_file.read_text(encoding="utf-8") if card_file.is_file() else ""
     card += f"\nExtended afterwards: {new:,} labels added, {changed:,} changed.\n"

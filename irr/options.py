@@ -122,6 +122,24 @@ def add_program_options(parser: argparse.ArgumentParser, *, examples: bool = Tru
         help="weight of retrieval's order beside Rank's (default: 0)",
     )
     search.add_argument(
+        "--picked-only",
+        action="store_true",
+        help="leave out labels that Rank did not pick: then a row may have none",
+    )
+    search.add_argument(
+        "--lexical-weight",
+        type=non_negative_float,
+        metavar="WEIGHT",
+        help="how much shared spelling counts beside meaning (default: 0; 0.1 finds more rare "
+        "names and codes; needs irr[lexical])",
+    )
+    search.add_argument(
+        "--exact-weight",
+        type=non_negative_float,
+        metavar="WEIGHT",
+        help="how much it counts that a name of the label stands in the text (default: 0; try 0.1)",
+    )
+    search.add_argument(
         "--include",
         action="append",
         metavar="LABEL",
@@ -191,7 +209,11 @@ def program_from(
         from irr.selection import read_selection
 
         selection = read_selection(arguments.include or (), arguments.exclude or ())
-    program = program.variant(selection=selection, prefer=arguments.prefer)
+    if arguments.picked_only and program.rank is None:
+        raise ConfigurationError("--picked-only: there is no Rank to pick: give an LM with --lm")
+    program = program.variant(
+        selection=selection, prefer=arguments.prefer, picked_only=arguments.picked_only
+    )
     _ = program.allowed  # What fits no label is said before anything is predicted.
     return program
 
@@ -224,6 +246,8 @@ def _program_from(
         prior_strength=(DEFAULT_PRIOR_STRENGTH if strength is None else strength)
         if arguments.priors
         else 0.0,
+        lexical_weight=arguments.lexical_weight or 0.0,
+        exact_weight=arguments.exact_weight or 0.0,
     )
     return build_program(
         LabelSet.read(arguments.labels, arguments.labels_format, language=arguments.language),
@@ -271,6 +295,8 @@ def _refuse_what_a_program_settles(arguments: argparse.Namespace) -> None:
         "fusion",
         "priors",
         "encoder",
+        "lexical_weight",
+        "exact_weight",
     )
     given = [
         f"--{name.replace('_', '-')}" for name in settled if getattr(arguments, name) is not None

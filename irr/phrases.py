@@ -27,7 +27,16 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-__all__ = ["MAX_QUERIES", "MAX_QUERY_CHARACTERS", "MAX_WORDS", "STOP_WORDS", "Phrases", "phrases"]
+__all__ = [
+    "MAX_QUERIES",
+    "MAX_QUERY_CHARACTERS",
+    "MAX_WORDS",
+    "STOP_WORDS",
+    "Phrases",
+    "is_unspaced",
+    "phrases",
+    "tokens",
+]
 
 MAX_WORDS = 6
 MAX_QUERIES = 512
@@ -59,6 +68,7 @@ _TOKEN = re.compile(
     rf"(?P<word>(?:{_LETTER}[\0]*)+(?:[-+#'’.]+(?:{_LETTER}[\0]*)+)*[+#]*|[{_UNSPACED}][\0]*)"
     r"|(?P<end>\n[^\S\n]*\n\s*|[^\s\0])"
 )
+_UNSPACED_START = re.compile(f"[{_UNSPACED}]")
 _JOINERS = "\u00ad\u200c\u200d\u2060"
 
 _Word = tuple[int, int, bool]  # start, end, is it a stop word
@@ -72,12 +82,13 @@ class Phrases:
     `queries` are distinct without regard to case (the first form is kept) and ordered: the text,
     its clauses, then the phrases by place and length. `clauses[i]` is the number, from 0, of the
     clause that query i first occurs in, or -1 for the whole text where that is not one clause.
-    `reduced` says that the text had more queries than fit.
+    `reduced` says that the text had more queries than fit. `text` is all of it, without tags.
     """
 
     queries: tuple[str, ...] = ()
     clauses: tuple[int, ...] = ()
     reduced: bool = False
+    text: str = ""
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -116,7 +127,22 @@ def phrases(text: str, *, max_words: int = MAX_WORDS, max_queries: int = MAX_QUE
     if kept_clauses and kept_clauses[0][0].casefold() == whole.casefold():
         found[0] = (whole, 0)
     queries, owners = zip(*found, strict=True)
-    return Phrases(queries, owners, reduced or longest < max_words)
+    return Phrases(queries, owners, reduced or longest < max_words, cleaned)
+
+
+def tokens(text: str) -> Iterator[str]:
+    """The words of a text, and between them the characters and empty lines that end clauses.
+
+    >>> list(tokens("Node.js, C++"))
+    ['Node.js', ',', 'C++']
+    """
+    shape = _shape(text)
+    return (text[token.start() : token.end()] for token in _TOKEN.finditer(shape))
+
+
+def is_unspaced(word: str) -> bool:
+    """Whether a word is a character of a script that is written without spaces."""
+    return _UNSPACED_START.match(word) is not None
 
 
 def _runs(text: str) -> Iterator[list[_Word]]:

@@ -70,6 +70,7 @@ class InferRetrieveRank:
         selection: which labels may come out; not saved with the program. A document may narrow
             it by its own.
         prefer: which level of the hierarchy, see `irr.hierarchy.back_off`; not saved either.
+        picked_only: leave out labels that Rank did not pick, where it answered; not saved either.
 
     Use `irr.build.build_program` to make one from names and files.
     """
@@ -86,6 +87,7 @@ class InferRetrieveRank:
         prompts: Prompts | None = None,
         selection: Selection | None = None,
         prefer: Prefer = "any",
+        picked_only: bool = False,
     ) -> None:
         if in_flight < 1:
             raise ConfigurationError(f"in_flight is at least 1, not {in_flight}")
@@ -98,6 +100,7 @@ class InferRetrieveRank:
         self.in_flight = in_flight
         self.selection = selection
         self.prefer = prefer
+        self.picked_only = picked_only
         self._fitting: set[Selection] = set()
         self._gatherings: WeakKeyDictionary[asyncio.AbstractEventLoop, Gathering] = (
             WeakKeyDictionary()
@@ -115,6 +118,7 @@ class InferRetrieveRank:
             "prompts": self.prompts,
             "selection": self.selection,
             "prefer": self.prefer,
+            "picked_only": self.picked_only,
         }
         return InferRetrieveRank(**{**same, **changes})
 
@@ -294,7 +298,7 @@ class InferRetrieveRank:
             shown = await asyncio.to_thread(self.passages, text, positions)
         labels = [self.labels.distinct(position) for position in positions]
         order, picked, notes = await self.rank.ask(shown, labels)
-        return fuse(order, self.fusion), order[:picked], notes
+        return fuse(order, self.fusion), None if picked is None else order[:picked], notes
 
     def find(
         self, text: str, guesses: Sequence[str] = (), selection: Selection | None = None
@@ -347,7 +351,8 @@ class InferRetrieveRank:
         passages = split_text(text, max(_PASSAGE_CHARS, len(text) // _MOST_PASSAGES))
         first = positions[:_CANDIDATES_FOR_PASSAGES]
         encode = self.retriever.encoder.encode
-        names = encode([self.labels[position].name for position in first])
+        # Here names look for passages, not texts for names.
+        names = encode([self.labels[position].name for position in first], role="query")
         return join_passages(passages, names @ encode(passages).T, RANK_TEXT_CHARS)
 
     def _retrieve_block(
@@ -397,15 +402,18 @@ class InferRetrieveRank:
     def _answers(self, stages: _Stages, selection: Selection | None) -> Iterator[ScoredLabel]:
         """The labels of a document, best first, at the level of the hierarchy that is preferred."""
         picks = None if stages.picks is None else set(stages.picks)
+        order = stages.order
+        if self.picked_only and picks is not None:
+            order = [place for place in order if place in picks]
         if self.prefer != "ancestor-when-unsure":
-            for place in stages.order:
+            for place in order:
                 candidate = stages.candidates[place]
                 picked = None if picks is None else place in picks
                 yield self._scored(candidate.position, candidate.score, candidate, picked)
             return
         from irr.hierarchy import back_off
 
-        ordered = [stages.candidates[place] for place in stages.order]
+        ordered = [stages.candidates[place] for place in order]
         known = {stages.candidates[place].position for place in picks or ()}
         ranked = [(candidate.position, candidate.score) for candidate in ordered]
         allowed = self.allowed_for(selection)

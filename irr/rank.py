@@ -76,6 +76,7 @@ def _limit(lengths: Sequence[int], budget: int) -> int:
     return limit // _DESCRIPTION_STEP * _DESCRIPTION_STEP
 
 
+# At most 60 MB, where labels have long descriptions; of names alone 16 MB.
 @lru_cache(maxsize=1 << 16)
 def _shown(name: str, description: str, limit: int) -> str:
     name = " ".join(name.split())
@@ -105,10 +106,10 @@ def fuse(order: Sequence[int], weight: float, offset: float = _FUSION_OFFSET) ->
 
 
 class Ranked(NamedTuple):
-    """What Rank gives, see `Rank`."""
+    """What Rank gives, see `Rank`; `picked` is None where no reply could be read."""
 
     order: list[int]
-    picked: int
+    picked: int | None
     notes: list[str]
 
 
@@ -116,7 +117,8 @@ class Rank(dspy.Module):
     """Asks the LM which candidates apply.
 
     Calling it gives a `dspy.Prediction` with ``order`` (list of int, a permutation of the
-    candidates' positions), ``picked`` (how many at its start the LM picked) and ``notes``. More
+    candidates' positions), ``picked`` (how many at its start the LM picked, None where its replies
+    could not be read) and ``notes``. More
     candidates than `window` are shown window by window, and the picks of all windows once more
     together, until they fit one window: what is picked there is picked. Behind it comes what was
     picked in windows only. The LM may answer that no candidate applies, in a window or in the
@@ -176,9 +178,10 @@ class _Questions:
 
     def steps(self) -> Steps[Ranked]:
         everything = list(range(len(self.candidates)))
-        picks = ((yield from self._round(everything)) if everything else None) or []
-        order = list(dict.fromkeys([*picks, *self.near, *everything]))
-        return Ranked(order, len(picks), list(dict.fromkeys(self.notes)))
+        picks = (yield from self._round(everything)) if everything else []
+        order = list(dict.fromkeys([*(picks or ()), *self.near, *everything]))
+        picked = None if picks is None else len(picks)
+        return Ranked(order, picked, list(dict.fromkeys(self.notes)))
 
     def usable(self, question: dict[str, Any], picks: list[Any]) -> bool:
         """No pick at all is an answer; picks that are no candidates are not."""

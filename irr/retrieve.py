@@ -1,18 +1,27 @@
 """Retrieve: a text's phrases and an LM's guesses → the labels most like them, best first.
 
-In: queries. Out: candidates, the labels with the best scores. The score of label l, with c(q, l)
-the cosine of query and label, and H(·) the mean of a query's or a label's ten highest cosines with
-(other) labels, taken relative to the mean over all labels:
+In: queries. Out: candidates, the labels with the best scores. c(q, l) is the cosine of query q and
+the nearest of what label l has: its name, its alternative names less `alternative_handicap`, its
+description less `description_handicap`. H(·) is the mean of a query's or a label's ten highest
+cosines with (other) labels, relative to the mean over all labels. The score of label l:
 
 1. Vague queries count less:     c'(q, l) = c(q, l) − vague_weight · H(q)
 2. Phrases are pooled softly:    P(l) = τ · log mean_q exp(c'(q, l) / τ)
 3. Each clause has its turn:     P(l) += clause_weight · max_k (best'_k(l) − max_m best'_k(m)),
                                  best'_k(l) = max over the queries q of clause k of c' − hub
-4. Guesses are pooled by maximum and averaged with P by their weights.
-5. Hubs, labels that are near to everything, lose hub_weight · H(l).
+4. Guesses by maximum:           G(l) = max over guesses of c'
+5. Wording counts too:           P(l) += lexical_weight · X(text, l) + exact_weight · N(text, l),
+                                 G(l) likewise with the highest X and N of a guess
+6. The average of P and G by their weights.
+7. Hubs, labels that are near to everything, lose hub_weight · H(l).
 
-Of an approximate index (`irr.index`) the labels are those it has in sight of the queries; their
-scores, and the averages that these are relative to, come about in the same way.
+X is how well the wording of a label matches a text's, from 0 to 1 for the best label
+(`irr.lexical`); N is 1 where a text holds a name of the label, or a guess is one, else 0
+(`irr.mentions`). Both are left out unless their weights are above 0.
+
+Of an approximate index (`irr.index`) the labels are those it has in sight of the queries, and those
+that step 5 finds; their scores, and the averages that these are relative to, come about in the same
+way.
 
 Without step 3 a label that one phrase names loses to labels that many phrases graze. Corrections
 are zero for average queries and labels, so scores stay about cosines.
@@ -26,7 +35,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +48,7 @@ from irr.vectors import NEIGHBOURS, Floats, Positions, mean_of_highest, top_k
 
 if TYPE_CHECKING:
     from irr.encoder import Encoder
+    from irr.labels import LabelSet
 
 __all__ = [
     "Mask",
@@ -51,7 +61,7 @@ __all__ = [
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
-# Vectors of queries kept for texts to come: 30 MB at 384 dimensions.
+# Vectors of queries kept for texts to come: 34 MB at 384 dimensions, with their short texts.
 REMEMBERED = 20_000
 # A label is credited to a whole text only if no part of it comes as near as this.
 WHOLE_TEXT_HANDICAP = 0.05
@@ -71,9 +81,12 @@ class RetrieveSettings:
     Args:
         candidates: how many labels come out, 1 or more.
         temperature: τ of step 2, above 0: towards 0 the nearest query alone decides.
-        vague_weight, clause_weight, hub_weight: of steps 1, 3 and 5; 0 leaves the step out.
-        guess_weight, phrase_weight: of step 4, not both 0. A text without guesses or without
+        vague_weight, clause_weight, hub_weight: of steps 1, 3 and 7; 0 leaves the step out.
+        guess_weight, phrase_weight: of step 6, not both 0. A text without guesses or without
             phrases is scored by the others alone.
+        lexical_weight, exact_weight: of step 5; 0 leaves the signal out.
+        alternative_handicap, description_handicap: taken off the cosines of alternative names and
+            of descriptions; 0 takes them as names, 2 or more leaves them out.
         prior_strength: A of `apply_prior`; 0 leaves priors out.
 
     Raises:
@@ -87,6 +100,10 @@ class RetrieveSettings:
     hub_weight: float = 0.3
     guess_weight: float = 1.0
     phrase_weight: float = 1.0
+    lexical_weight: float = 0.0
+    exact_weight: float = 0.0
+    alternative_handicap: float = 0.0
+    description_handicap: float = 0.0
     prior_strength: float = 0.0
 
     def __post_init__(self) -> None:
@@ -112,10 +129,12 @@ class Retriever:
 
     Args:
         encoder: the one that the index was built with.
+        labels: those of the index; may be None where the settings leave out step 5.
         priors: (labels,) how often each label occurs, 0 or more, or None.
 
     Raises:
-        ConfigurationError: encoder, index and priors do not belong together.
+        ConfigurationError: encoder, index, labels and priors do not belong together; or lexical
+            matching lacks its package.
     """
 
     def __init__(
@@ -124,14 +143,17 @@ class Retriever:
         index: LabelIndex,
         settings: RetrieveSettings | None = None,
         *,
+        labels: LabelSet | None = None,
         priors: npt.ArrayLike | None = None,
     ) -> None:
         if index.encoder and index.encoder != encoder.fingerprint:
             message = f"the index was not built with the encoder {encoder.name}"
             raise ConfigurationError(f"{message}: build it again, or load the encoder it names")
+        if labels is not None and len(labels) != len(index):
+            raise ConfigurationError(f"the index has {len(index)} labels, not {len(labels)}")
         self.encoder = encoder
         self.index = index
-        self.settings = settings or RetrieveSettings()
+        self.labels = labels
         self.priors = None if priors is None else np.asarray(priors, dtype=np.float32)
         if self.priors is not None and (
             self.priors.shape != (len(index),)
@@ -139,16 +161,27 @@ class Retriever:
         ):
             raise ConfigurationError(f"priors must be {len(index)} numbers from 0, one a label")
         self._mean_hub = float(index.hubs.mean())
-        self._hub_terms = self.settings.hub_weight * (index.hubs - self._mean_hub)
         self._remembered: OrderedDict[str, Floats] = OrderedDict()
         self._lock = threading.Lock()
+        self._set(settings or RetrieveSettings())
+
+    def _set(self, settings: RetrieveSettings) -> None:
+        self.settings = settings
+        self._hub_terms = settings.hub_weight * (self.index.hubs - self._mean_hub)
+        handicaps = settings.alternative_handicap, settings.description_handicap
+        self._handicaps = self.index.handicaps_of(*handicaps)
+        if settings.lexical_weight or settings.exact_weight:
+            if self.labels is None:
+                raise ConfigurationError("lexical and exact matching need the labels themselves")
+            # Now, that a missing package is told before the first document.
+            _ = settings.lexical_weight and self.labels.lexical
+            _ = settings.exact_weight and self.labels.mentions
 
     def with_settings(self, settings: RetrieveSettings, priors: Floats | None = None) -> Retriever:
         """The same labels and query vectors, pooled by other settings, and with other priors."""
         other = copy.copy(self)
-        other.settings = settings
         other.priors = self.priors if priors is None else priors
-        other._hub_terms = settings.hub_weight * (self.index.hubs - self._mean_hub)
+        other._set(settings)
         return other
 
     def retrieve(self, phrases: Phrases | None, guesses: Sequence[str] = ()) -> list[Candidate]:
@@ -167,60 +200,97 @@ class Retriever:
     def retrieve_many(
         self,
         documents: Sequence[tuple[Phrases | None, Sequence[str]]],
-        allowed: Mask | None = None,
+        allowed: Sequence[Mask | None] | None = None,
     ) -> list[list[Candidate]]:
         """Do `retrieve` for each (phrases, guesses), with all their queries encoded together.
 
         Args:
-            allowed: (labels,) bool, False for labels that must not come out. The others come out
-                as they would without it.
+            allowed: for each document (labels,) bool, False for labels that must not come out, or
+                None for all; the others come out as they would without it. None for all of all.
         """
         queries = [_queries(phrases, guesses) for phrases, guesses in documents]
-        vectors = self._encode(dict.fromkeys(text for texts, _ in queries for text in texts))
-        return [self._candidates(texts, clauses, vectors, allowed) for texts, clauses in queries]
+        vectors = self._encode(dict.fromkeys(text for query in queries for text in query.texts))
+        masks = [None] * len(documents) if allowed is None else allowed
+        return [
+            self._candidates(query, vectors, mask)
+            for query, mask in zip(queries, masks, strict=True)
+        ]
 
     def _candidates(
-        self,
-        texts: list[str],
-        clauses: npt.NDArray[np.int64],
-        vectors: dict[str, Floats],
-        allowed: Mask | None,
+        self, query: _Queries, vectors: dict[str, Floats], allowed: Mask | None
     ) -> list[Candidate]:
-        if not texts:
+        if not query.texts:
             return []
-        queries = np.array([vectors[text] for text in texts])
-        positions, cosines = self.index.near(queries, self.settings.candidates)
+        units = np.array([vectors[text] for text in query.texts])
+        wording = self._wording(query)
+        positions, cosines = self._near(units, self.settings.candidates, wording)
         if allowed is not None and self.index.approximate:
             wanted = min(self.settings.candidates, int(np.count_nonzero(allowed)))
             if np.count_nonzero(allowed[positions]) < wanted:
-                positions, cosines = self.index.near(queries, len(self.index))
-        scores = self._scores(cosines, clauses, positions)
+                positions, cosines = self._near(units, len(self.index), wording)
+        scores = self._scores(cosines, query.clauses, positions, wording)
         if allowed is None:
             best = top_k(scores, self.settings.candidates)
         else:
             places = np.flatnonzero(allowed[positions])
             best = places[top_k(scores[places], self.settings.candidates)]
-        handicap = np.where(clauses == _WHOLE, WHOLE_TEXT_HANDICAP, 0)[:, None]
+        handicap = np.where(query.clauses == _WHOLE, WHOLE_TEXT_HANDICAP, 0)[:, None]
         nearest = (cosines[:, best] - handicap).argmax(axis=0)
         # As Python's own numbers all at once: one by one they take a tenth of the time here.
         found = zip(positions[best].tolist(), scores[best].tolist(), nearest.tolist(), strict=True)
-        return [Candidate(position, score, texts[query]) for position, score, query in found]
+        return [Candidate(position, score, query.texts[text]) for position, score, text in found]
+
+    def _near(
+        self, units: Floats, least: int, wording: Sequence[Floats | None]
+    ) -> tuple[Positions, Floats]:
+        """The labels to score, and the cosines of each query with them."""
+        also = None
+        if self.index.approximate:
+            found = [top_k(part, self.settings.candidates) for part in wording if part is not None]
+            also = np.unique(np.concatenate(found)) if found else None
+        return self.index.near(units, least, self._handicaps, also)
+
+    def _wording(self, query: _Queries) -> tuple[Floats | None, Floats | None]:
+        """What step 5 adds to the guesses and to the phrases: (labels,), None for nothing."""
+        if not (self.settings.lexical_weight or self.settings.exact_weight):
+            return None, None
+        guesses = [self._matches(guess, whole=True) for guess in query.guesses]
+        of_guesses = np.maximum.reduce(guesses) if guesses else None
+        return of_guesses, self._matches(query.text, whole=False) if query.text else None
+
+    def _matches(self, text: str, *, whole: bool) -> Floats:
+        """How well the wording of each label matches a text; `whole` as a name of its own."""
+        assert self.labels is not None
+        matches = np.zeros(len(self.index), np.float32)
+        if self.settings.lexical_weight:
+            matches += np.float32(self.settings.lexical_weight) * self.labels.lexical.scores(text)
+        if self.settings.exact_weight:
+            mentions = self.labels.mentions
+            named = mentions.equal(text) if whole else mentions.within(text)
+            matches[named] += np.float32(self.settings.exact_weight)
+        return matches
 
     def _scores(
-        self, cosines: Floats, clauses: npt.NDArray[np.int64], positions: Positions
+        self,
+        cosines: Floats,
+        clauses: npt.NDArray[np.int64],
+        positions: Positions,
+        wording: tuple[Floats | None, Floats | None],
     ) -> npt.NDArray[np.float64]:
-        """Take steps 1 to 5 and apply the prior: (n,), rounded, for the labels at `positions`."""
+        """Take steps 1 to 7 and apply the prior: (n,), rounded, for the labels at `positions`."""
         settings = self.settings
         hub_terms = self._hub_terms[positions]
         shift = settings.vague_weight * (mean_of_highest(cosines, NEIGHBOURS) - self._mean_hub)
         clear = cosines - shift[:, None]
         guesses = int(np.count_nonzero(clauses == _GUESS))
+        worded = [None if part is None else part[positions] for part in wording]
         parts: list[tuple[float, Floats]] = []
         if guesses:
-            parts.append((settings.guess_weight, clear[:guesses].max(axis=0)))
+            pooled_guesses: Floats = clear[:guesses].max(axis=0)
+            parts.append((settings.guess_weight, _sum(pooled_guesses, worded[0])))
         if guesses < len(clear):
             pooled_phrases = self._pool_phrases(clear[guesses:], clauses[guesses:], hub_terms)
-            parts.append((settings.phrase_weight, pooled_phrases))
+            parts.append((settings.phrase_weight, _sum(pooled_phrases, worded[1])))
         # With one part only its weight, which may be 0, has nothing to weigh.
         total = sum(weight for weight, _ in parts) if len(parts) > 1 else 0
         pooled = sum(weight / total * part for weight, part in parts) if total else parts[0][1]
@@ -250,7 +320,7 @@ class Retriever:
         missing = [text for text in texts if text not in found]
         if not missing:
             return found
-        vectors = self.encoder.encode(missing)
+        vectors = self.encoder.encode(missing, role="query")
         # Copies: a row kept as a view would keep all vectors of its batch.
         new = {text: row.copy() for text, row in zip(missing, vectors, strict=True)}
         found |= new
@@ -261,13 +331,24 @@ class Retriever:
         return found
 
 
-def _queries(
-    phrases: Phrases | None, guesses: Sequence[str]
-) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """List guesses, then phrases, and the clause of each."""
+class _Queries(NamedTuple):
+    """The queries of one text: guesses, then phrases; the clause of each; and all of the text."""
+
+    texts: list[str]
+    clauses: npt.NDArray[np.int64]
+    guesses: list[str]
+    text: str
+
+
+def _queries(phrases: Phrases | None, guesses: Sequence[str]) -> _Queries:
     clean = list(dict.fromkeys(text for guess in guesses if (text := guess.strip())))
     own = phrases or Phrases()
-    return [*clean, *own.queries], np.array([_GUESS] * len(clean) + list(own.clauses), np.int64)
+    clauses = np.array([_GUESS] * len(clean) + list(own.clauses), np.int64)
+    return _Queries([*clean, *own.queries], clauses, clean, own.text)
+
+
+def _sum(part: Floats, more: Floats | None) -> Floats:
+    return part if more is None else part + more
 
 
 def log_mean_exp_pool(scores: Floats, temperature: float) -> Floats:

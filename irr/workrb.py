@@ -153,7 +153,9 @@ def _with_labels(program: InferRetrieveRank, targets: Sequence[str]) -> InferRet
     # Numbers for ids, since texts may repeat.
     labels = LabelSet(Label(str(number), text) for number, text in enumerate(targets))
     encoder = program.retriever.encoder
-    retriever = Retriever(encoder, open_index(labels, encoder), program.retriever.settings)
+    retriever = Retriever(
+        encoder, open_index(labels, encoder), program.retriever.settings, labels=labels
+    )
     return program.variant(labels=labels, retriever=retriever)
 
 

@@ -62,6 +62,20 @@ def test_a_program_without_an_lm(tmp_path: Path) -> None:
     assert (tmp_path / "p" / "CARD.md").read_text() == "# Card\n"
 
 
+def test_a_program_with_all_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("bm25s")
+    monkeypatch.setenv("IRR_CACHE", str(tmp_path / "cache"))
+    settings = RetrieveSettings(
+        lexical_weight=0.3, exact_weight=0.2, alternative_handicap=0.1, description_handicap=0.05
+    )
+    program = build_program(LABELS, settings=settings)
+    save_program(program, tmp_path / "p")
+    monkeypatch.setenv("IRR_CACHE", str(tmp_path / "another"))
+    loaded = load_program(tmp_path / "p")
+    assert loaded.retriever.settings == settings
+    assert rows(loaded) == rows(program) != rows(build_program(LABELS))
+
+
 def test_a_program_with_lms_demos_and_priors(tmp_path: Path, serve: Serve) -> None:
     server = serve(good)
     priors = tmp_path / "priors.json"

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import HashEncoder
 from numpy.typing import NDArray
 
 import irr.index.label_index as index_module
 from irr.errors import ConfigurationError, EncoderError, InputError, OutputError
 from irr.index import LabelIndex, open_index
+from irr.index.embedding import ALTERNATIVE, DESCRIPTION, NAME
 from irr.labels import LabelSet
 from irr.types import Label
 from irr.vectors import label_hubs, unit_rows
@@ -42,6 +44,58 @@ def test_scores_equal_brute_force_over_several_names() -> None:
     scores = LabelIndex(rows, OWNERS).scores(queries)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, brute_scores(queries, rows), atol=1e-6)
+
+
+def test_rows_lose_the_handicap_of_their_kind() -> None:
+    rows, queries = random(7), random(5, seed=1)
+    kinds = [NAME, ALTERNATIVE, NAME, NAME, ALTERNATIVE, DESCRIPTION, NAME]
+    index = LabelIndex(rows, OWNERS, kinds=kinds)
+    taken = np.array([0, 0.3, 0, 0, 0.3, 0.5, 0])
+    expected = [
+        [
+            max(cosine(q, rows[r]) - taken[r] for r in np.flatnonzero(label == OWNERS))
+            for label in range(4)
+        ]
+        for q in queries
+    ]
+    handicaps = index.handicaps_of(0.3, 0.5)
+    np.testing.assert_allclose(index.scores(queries, handicaps), expected, atol=1e-6)
+    assert index.handicaps_of(0, 0) is None
+    assert LabelIndex(random(3)).handicaps_of(0.3, 0.5) is None
+
+
+def test_the_shortlist_takes_handicaps_and_labels_that_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("faiss")
+    import irr.index.ann as ann
+
+    monkeypatch.setattr(ann, "BUDGET", 1_500)
+    owners = np.repeat(np.arange(2_500, dtype=np.int32), 2)
+    index = LabelIndex(random(5_000, 12), owners, hubs=np.zeros(2_500), approximate=True)
+    queries = random(3, 12, seed=9)
+    handicaps = index.handicaps_of(0.3, 0)
+    everything = index.scores(queries, handicaps)
+    found, _ = index.near(queries, 5)
+    missing = np.setdiff1d(np.arange(len(index)), found)[:4]
+    positions, cosines = index.near(queries, 5, handicaps, missing)
+    assert len(missing) == 4 and set(missing) <= set(positions.tolist())
+    assert len(positions) < len(index)
+    np.testing.assert_allclose(cosines, everything[:, positions], atol=1e-6)
+
+
+@pytest.mark.parametrize("kinds", [[0] * 6, [0, 0, 0, 0, 0, 0, 3]])
+def test_kinds_must_be_known_and_one_a_row(kinds: list[int]) -> None:
+    with pytest.raises(ConfigurationError, match="kinds must be 7 of"):
+        LabelIndex(random(7), OWNERS, kinds=kinds)
+
+
+def test_names_alternative_names_and_descriptions_are_rows(hash_encoder: HashEncoder) -> None:
+    labels = LabelSet([Label("1", "a", ("b", "c"), "what a is"), Label("2", "d")])
+    index = LabelIndex.build(labels, hash_encoder)
+    assert index.kinds.tolist() == [NAME, ALTERNATIVE, ALTERNATIVE, DESCRIPTION, NAME]
+    described = hash_encoder.encode(["a: what a is"])
+    assert index.scores(described)[0, 0] == pytest.approx(1)
 
 
 def test_search_equals_faiss_on_unnormalised_vectors() -> None:
@@ -134,7 +188,7 @@ def damage_header(**changes: object):  # type: ignore[no-untyped-def]
         (lambda f: (f / "index.json").unlink(), "cannot be read"),
         (lambda f: (f / "index.json").write_text("{"), "not the header"),
         (lambda f: (f / "index.json").write_text("[]"), "not the header"),
-        (damage_header(version=99), "version 99, not 1"),
+        (damage_header(version=99), "version 99, not 2"),
         (damage_header(rows="7"), "lacks 'rows'"),
         (damage_header(dimensions=9), r"vectors.npy: holds float32 \(7, 8\)"),
         (damage_header(labels=5), r"hubs.npy: holds float32 \(4,\)"),
@@ -245,7 +299,7 @@ class Counting:
     def __init__(self) -> None:
         self.encoded: list[str] = []
 
-    def encode(self, texts, *, progress=None):  # type: ignore[no-untyped-def]
+    def encode(self, texts, *, progress=None, **_):  # type: ignore[no-untyped-def]
         self.encoded += texts
         if progress:
             progress(1)

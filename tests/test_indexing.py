@@ -48,7 +48,7 @@ class Dying(HashEncoder):
         self.lasts = lasts
         self.encoded: list[str] = []
 
-    def encode(self, texts, *, progress=None):  # type: ignore[no-untyped-def]
+    def encode(self, texts, *, progress=None, **_):  # type: ignore[no-untyped-def]
         if len(self.encoded) + len(texts) > self.lasts:
             raise KeyboardInterrupt
         self.encoded += texts
@@ -82,7 +82,7 @@ def test_nothing_is_left_but_the_index(cache: Path) -> None:
     make_index(labels, Dying(1000))
     (entry,) = (entry for entry in cache.iterdir() if entry.suffix != ".lock")
     files = sorted(file.name for file in entry.iterdir())
-    assert files == ["hubs.npy", "index.json", "owners.npy", "vectors.npy"]
+    assert files == ["hubs.npy", "index.json", "kinds.npy", "owners.npy", "vectors.npy"]
 
 
 def test_a_torn_slab_is_done_again(hash_encoder: HashEncoder) -> None:
@@ -135,7 +135,7 @@ from test_indexing import HashEncoder, label_set
 from irr.index.opening import make_index
 
 class Slow(HashEncoder):
-    def encode(self, texts, *, progress=None):
+    def encode(self, texts, *, progress=None, **_):
         print("encoding", flush=True)
         sys.stdin.readline()
         return super().encode(texts, progress=progress)

@@ -31,7 +31,9 @@ def encoded(hash_encoder: HashEncoder, monkeypatch: pytest.MonkeyPatch) -> list[
     texts: list[str] = []
 
     class Recording(HashEncoder):
-        def encode(self, wanted: Sequence[str], *, progress: object = None) -> np.ndarray:
+        def encode(
+            self, wanted: Sequence[str], *, progress: object = None, **_: object
+        ) -> np.ndarray:
             texts.extend(wanted)
             return super().encode(wanted, progress=progress)
 
@@ -45,7 +47,7 @@ def more(tmp_path: Path) -> str:
     path = tmp_path / "more.jsonl"
     rows = [
         {"id": "2", "name": "bake cakes", "alternative_names": ["bake bread"]},
-        {"id": "4", "name": "fly planes"},
+        {"id": "4", "name": "fly planes", "description": "By pilots."},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
@@ -70,7 +72,7 @@ def test_labels_are_added_and_renamed_with_only_new_names_embedded(
     assert (
         main(["labels", str(tmp_path / "p"), "--add", more, "--output", str(tmp_path / "q")]) == 0
     )
-    assert encoded == ["bake cakes", "fly planes"]
+    assert encoded == ["bake cakes", "fly planes", "fly planes: By pilots."]
     assert "1 labels added, 1 changed" in capsys.readouterr().out
     extended = load_program(tmp_path / "q")
     whole = LabelSet(
@@ -78,12 +80,13 @@ def test_labels_are_added_and_renamed_with_only_new_names_embedded(
             Label("1", "use databases"),
             Label("2", "bake cakes", ("bake bread",)),
             Label("3", "sing"),
-            Label("4", "fly planes"),
+            Label("4", "fly planes", description="By pilots."),
         ]
     )
     assert list(extended.labels) == list(whole)
     fresh = build_program(whole)
     np.testing.assert_array_equal(extended.retriever.index.vectors, fresh.retriever.index.vectors)
+    assert extended.retriever.index.kinds.tolist() == fresh.retriever.index.kinds.tolist()
     np.testing.assert_allclose(extended.retriever.index.hubs, fresh.retriever.index.hubs)
     assert "Extended afterwards" in (tmp_path / "q" / "CARD.md").read_text()
     server.calls.clear()

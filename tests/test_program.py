@@ -246,8 +246,20 @@ def test_unusable_replies_fall_back_to_retrieval_and_say_so(
     prediction = program_with(serve(lambda call: "?")).predict("You bake bread.", top_k=1)
     assert prediction.status == "ok"
     assert prediction.labels[0].label == "bake bread"
-    assert prediction.labels[0].picked is False
+    assert prediction.labels[0].picked is None
     assert len(prediction.notes) == 2
+
+
+def test_labels_that_rank_did_not_pick_may_be_left_out(program_with: Build, serve: Serve) -> None:
+    replies = {"infer": '{"guesses": ["bake bread"]}', "rank": '{"ranking": [2]}'}
+    program = program_with(serve(lambda call: replies[call.stage])).variant(picked_only=True)
+    prediction = program.predict("You bake bread.")
+    assert [label.picked for label in prediction.labels] == [True]
+
+
+def test_where_rank_gave_no_answer_nothing_is_left_out(program_with: Build, serve: Serve) -> None:
+    program = program_with(serve(lambda call: "?")).variant(picked_only=True)
+    assert program.predict("You bake bread.", top_k=2).labels[0].label == "bake bread"
 
 
 @pytest.mark.parametrize("text", ["", " \n\t ", "\u00a0"])

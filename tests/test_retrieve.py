@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import irr.retrieve as retrieve_module
 from irr.errors import ConfigurationError
 from irr.index import LabelIndex
+from irr.labels import LabelSet
 from irr.metrics import mean_score, rp_at_k
 from irr.phrases import Phrases, phrases
 from irr.retrieve import (
@@ -28,6 +29,7 @@ from irr.retrieve import (
     clause_margin,
     log_mean_exp_pool,
 )
+from irr.types import Label
 
 LABELS = 40
 TEXT = "Knows SQL and Java, cares for animals"
@@ -43,7 +45,9 @@ class Tabled:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def encode(self, texts: Sequence[str], *, progress: object = None) -> NDArray[np.float32]:
+    def encode(
+        self, texts: Sequence[str], *, progress: object = None, **_: object
+    ) -> NDArray[np.float32]:
         del progress
         self.asked += texts
         return np.stack([self.vector(text) for text in texts]).astype(np.float32)
@@ -59,9 +63,13 @@ def index() -> LabelIndex:
 
 
 def naive_scores(
-    index: LabelIndex, found: Phrases | None, guesses: Sequence[str], s: RetrieveSettings
+    index: LabelIndex,
+    found: Phrases | None,
+    guesses: Sequence[str],
+    s: RetrieveSettings,
+    label_set: LabelSet | None = None,
 ) -> list[float]:
-    """The five steps as in the module's docstring, one number at a time."""
+    """The seven steps as in the module's docstring, one number at a time."""
     labels = range(len(index))
     rows = index.vectors.astype(np.float64)
     hubs = [float(hub) for hub in index.hubs]
@@ -75,10 +83,24 @@ def naive_scores(
     def hub(label: int) -> float:
         return s.hub_weight * (hubs[label] - usual)
 
+    def worded(text: str, named: Sequence[int]) -> list[float]:
+        if label_set is None:
+            return [0.0] * len(labels)
+        lexical = label_set.lexical.scores(text).tolist()
+        return [s.lexical_weight * lexical[x] + s.exact_weight * (x in named) for x in labels]
+
+    def equal(text: str) -> list[int]:
+        return [] if label_set is None else label_set.mentions.equal(text).tolist()
+
     parts = []
     if guesses:
         table = [clear(guess) for guess in guesses]
-        parts.append((s.guess_weight, [max(row[label] for row in table) for label in labels]))
+        matches = [worded(guess, equal(guess)) for guess in guesses]
+        best_guess = [
+            max(row[label] for row in table) + max(row[label] for row in matches)
+            for label in labels
+        ]
+        parts.append((s.guess_weight, best_guess))
     if found is not None:
         table = [clear(query) for query in found.queries]
         pooled = []
@@ -92,6 +114,8 @@ def naive_scores(
             margins.append([score - max(best) for score in best])
         for label in labels:
             pooled[label] += s.clause_weight * max(margin[label] for margin in margins)
+        within = [] if label_set is None else label_set.mentions.within(found.text).tolist()
+        pooled = [x + y for x, y in zip(pooled, worded(found.text, within), strict=True)]
         parts.append((s.phrase_weight, pooled))
     total = sum(weight for weight, _ in parts)
     return [sum(w * part[label] for w, part in parts) / total - hub(label) for label in labels]
@@ -127,6 +151,82 @@ def test_scores_equal_naive_loops(
         assert candidate.score == pytest.approx(expected[candidate.position], abs=3e-6)
     scores = [candidate.score for candidate in candidates]
     assert scores == sorted(scores, reverse=True)
+
+
+@pytest.fixture
+def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LabelSet:
+    pytest.importorskip("bm25s")
+    monkeypatch.setenv("IRR_CACHE", str(tmp_path))
+    names = ["SQL", "care for animals", "Java (island)", "animal keeper"]
+    names += [f"label {number}" for number in range(len(names), LABELS)]
+    return LabelSet(Label(str(number), name) for number, name in enumerate(names))
+
+
+@pytest.mark.parametrize(
+    ("found", "guesses"),
+    [
+        (phrases(TEXT), ()),
+        (phrases(TEXT), ("sql", "keep animals")),
+        (None, ("sql", "keep animals")),
+    ],
+)
+@pytest.mark.parametrize("weights", [(0.3, 0), (0, 0.2), (0.3, 0.2)])
+def test_shared_words_and_names_count_as_naive_loops_say(
+    index: LabelIndex,
+    named: LabelSet,
+    found: Phrases | None,
+    guesses: Sequence[str],
+    weights: tuple[float, float],
+) -> None:
+    lexical, exact = weights
+    chosen = RetrieveSettings(lexical_weight=lexical, exact_weight=exact, guess_weight=0.7)
+    candidates = Retriever(Tabled(), index, chosen, labels=named).retrieve(found, guesses)
+    expected = naive_scores(index, found, guesses, chosen, named)
+    assert len(candidates) == LABELS
+    for candidate in candidates:
+        assert candidate.score == pytest.approx(expected[candidate.position], abs=3e-6)
+
+
+def test_a_label_that_only_its_wording_finds_is_in_sight_of_a_shortlist(
+    named: LabelSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss")
+    import irr.index.ann as ann
+
+    monkeypatch.setattr(ann, "BUDGET", 500)
+    approximate, _ = approximate_and_exact(5000)
+    rare = "Xylotomy"
+    names = [Label(str(number), f"label {number}") for number in range(4999)]
+    labels = LabelSet([*names, Label("rare", rare)])
+    plain = Retriever(Tabled(), approximate, RetrieveSettings(candidates=20), labels=labels)
+    text = phrases(f"Some {rare.lower()} here")
+    assert 4999 not in [candidate.position for candidate in plain.retrieve(text)]
+    for field in ("lexical_weight", "exact_weight"):
+        worded = plain.with_settings(RetrieveSettings(candidates=20, **{field: 5.0}))
+        assert worded.retrieve(text)[0].position == 4999
+
+
+def test_labels_that_do_not_fit_the_index_are_refused(index: LabelIndex, named: LabelSet) -> None:
+    with pytest.raises(ConfigurationError, match="the index has 40 labels, not 39"):
+        Retriever(Tabled(), index, labels=LabelSet(list(named)[1:]))
+    with pytest.raises(ConfigurationError, match="need the labels themselves"):
+        Retriever(Tabled(), index, RetrieveSettings(exact_weight=0.1))
+
+
+@pytest.mark.parametrize(
+    ("field", "kind"), [("alternative_handicap", 1), ("description_handicap", 2)]
+)
+def test_a_handicap_of_two_leaves_rows_of_a_kind_out(field: str, kind: int) -> None:
+    vectors = np.random.default_rng(5).standard_normal((2 * LABELS, 12))
+    owners = np.repeat(np.arange(LABELS), 2)
+    kinds = np.tile([0, kind], LABELS)
+    hubs = np.zeros(LABELS)
+    both = LabelIndex(vectors, owners, kinds=kinds, hubs=hubs)
+    names = LabelIndex(vectors[::2], hubs=hubs)
+    without = RetrieveSettings(**{field: 2.0})
+    found = Retriever(Tabled(), both, without).retrieve(phrases(TEXT))
+    assert found == Retriever(Tabled(), names).retrieve(phrases(TEXT))
+    assert found != Retriever(Tabled(), both).retrieve(phrases(TEXT))
 
 
 @settings(deadline=None)

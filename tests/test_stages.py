@@ -156,7 +156,7 @@ def test_rank_takes_names_for_numbers(serve: Serve) -> None:
 def test_rank_falls_back_to_retrieval_and_says_so(serve: Serve, reply: str) -> None:
     server = serve(lambda call: reply)
     result = rank(server, 3)
-    assert (result.order, result.picked) == ([0, 1, 2], 0)
+    assert (result.order, result.picked) == ([0, 1, 2], None)
     assert result.notes[0].startswith("Rank kept the order of retrieval: ")
     assert len(server.calls) == 3
 

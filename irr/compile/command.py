@@ -291,7 +291,9 @@ def _with_priors(
         priors = priors_from_examples(split.train, len(program.labels))
     else:
         priors = priors_from_texts(read_documents(arguments.prior_texts), old)
-    return program.variant(retriever=Retriever(old.encoder, old.index, old.settings, priors=priors))
+    return program.variant(
+        retriever=Retriever(old.encoder, old.index, old.settings, labels=old.labels, priors=priors)
+    )
 
 
 def _estimate(

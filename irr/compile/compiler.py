@@ -13,7 +13,7 @@ import copy
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import dspy
@@ -32,14 +32,13 @@ from irr.compile.modules import (
     rank_example,
 )
 from irr.compile.priors import Priors, without
+from irr.compile.retrieval import RetrievalTuner, changes
 from irr.compile.settings import CompileSettings
 from irr.compile.tune import (
     FUSION_WEIGHTS,
     Tuned,
     choose,
     fusion_scores,
-    grid,
-    retrieval_scores,
 )
 from irr.demos import NearestDemos
 from irr.errors import ConfigurationError, LMError
@@ -47,6 +46,7 @@ from irr.ledger import BudgetError, Ledger
 from irr.lm import as_irr_error
 from irr.metrics import METRICS, parse_metrics
 from irr.program import InferRetrieveRank
+from irr.retrieve import RetrieveSettings
 
 __all__ = ["Compilation", "compile_program"]
 
@@ -216,30 +216,25 @@ class _Compiler:
             examples = [*self.split.train, *self.split.dev]
         guesses = self._guesses(self.program, examples)
         retriever = self.program.retriever
-        tried = grid(
-            retriever.settings,
-            guesses=self.program.infer is not None,
-            priors=retriever.priors is not None,
-        )
-        self.say(f"retrieval: trying {len(tried)} settings on {len(examples)} examples")
-        table = retrieval_scores(
+        tried = changes(retriever, guesses=self.program.infer is not None)
+        self.say(f"retrieval: trying {len(tried)} changes on {len(examples)} examples")
+        tuner = RetrievalTuner(
             retriever,
-            tried,
             examples,
             guesses,
             self._retrieval_score,
-            self._tuning_progress,
-            self._priors_for,
+            priors_for=self._priors_for,
+            progress=self._tuning_progress,
         )
-        tuned = choose(table, folds=self.settings.folds, seed=self.settings.seed)
+        chosen, tuned = tuner.tune(tried, folds=self.settings.folds, seed=self.settings.seed)
         result.retrieval = tuned
-        changed = "the given settings stay" if tuned.best == 0 else f"chosen {tried[tuned.best]}"
+        changed = _differing(chosen, retriever.settings) or "the given settings stay"
         self._tell(
             f"retrieval: {changed}; gain on held-out folds {100 * tuned.gain:+.1f} "
             f"({100 * tuned.low:+.1f} to {100 * tuned.high:+.1f})"
         )
         if tuned.best:
-            retriever = retriever.with_settings(tried[tuned.best])
+            retriever = retriever.with_settings(chosen)
             self._score("retrieval tuned", self.program.variant(retriever=retriever))
 
     def _priors_for(self, example: Example) -> Priors | None:
@@ -249,9 +244,9 @@ class _Compiler:
             return None
         return without(priors, example, len(train))
 
-    def _tuning_progress(self, done: int, total: int) -> None:
-        if done % 10 == 0 and done < total:
-            self.say(f"retrieval: {done} of {total} settings")
+    def _tuning_progress(self, done: int) -> None:
+        if done % 10 == 0:
+            self.say(f"retrieval: {done} settings")
 
     def _retrieval_score(self, found: Sequence[int], gold: Sequence[int]) -> float:
         """The metric; where Rank follows, half of it, and half how much Rank will be shown."""
@@ -503,6 +498,16 @@ class _Compiler:
             return list(reply.order)
 
         return self._gather([one(row) for row in rows], program)
+
+
+def _differing(settings: RetrieveSettings, given: RetrieveSettings) -> str:
+    """What was changed: "lexical_weight 0.1 (was 0)"."""
+    pairs = ((field.name, getattr(settings, field.name)) for field in fields(settings))
+    return ", ".join(
+        f"{name} {value:g} (was {getattr(given, name):g})"
+        for name, value in pairs
+        if value != getattr(given, name)
+    )
 
 
 def _bare(stage: Any) -> Any:

@@ -2,7 +2,8 @@
 
 The rooms, in the order of the work: `tasks` (evaluation tasks as files), `predictions` (of any
 origin), `scoring` (predictions and gold → scores and stages), `report` (one dictionary), `page` and
-`plots` (HTML), `command` (the command line).
+`plots` (HTML), `running` (all evaluations of a command), `output` (folder, table, exit status),
+`command` (the command line).
 """
 
 from __future__ import annotations

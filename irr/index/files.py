@@ -17,7 +17,7 @@ from irr.errors import InputError
 
 __all__ = ["CELLS", "HEADER", "VECTORS", "VERSION", "digests", "read_array", "read_header"]
 
-VERSION = 1
+VERSION = 2
 HEADER = "index.json"
 VECTORS = "vectors.npy"
 # Only an approximate index has it.
@@ -26,7 +26,7 @@ CELLS = "cells.faiss"
 
 def digests(folder: Path, *, approximate: bool) -> dict[str, str]:
     """The sha256 of each file beside the header."""
-    names = [VECTORS, "owners.npy", "hubs.npy"] + ([CELLS] if approximate else [])
+    names = [VECTORS, "owners.npy", "kinds.npy", "hubs.npy"] + ([CELLS] if approximate else [])
     try:
         return file_digests(folder, names)
     except OSError as exc:

@@ -30,10 +30,10 @@ from irr.cache import (
     write_atomic,
 )
 from irr.errors import InputError, OutputError
-from irr.index.embedding import Progress, encode_slabs, names_of
+from irr.index.embedding import Progress, encode_slabs, rows_of_labels
 from irr.index.files import VECTORS, VERSION
 from irr.index.label_index import LabelIndex
-from irr.vectors import MOST_COMPARED, NEIGHBOURS, Floats, Integers
+from irr.vectors import MOST_COMPARED, NEIGHBOURS, Floats
 
 if TYPE_CHECKING:
     from irr.encoder import Encoder
@@ -107,10 +107,12 @@ def make_index(
         index = _load(folder, approximate, threads)  # Another process may have made it by now.
         if index is not None:
             return index
-        vectors, owners = _embed(labels, encoder, partial, progress)
+        rows = rows_of_labels(labels)
+        vectors = _embed(rows.texts, encoder, partial, progress)
         index = LabelIndex.of_units(
             vectors,
-            owners,
+            rows.owners,
+            kinds=rows.kinds,
             label_set=labels.content_hash,
             encoder=encoder.fingerprint,
             approximate=approximate,
@@ -140,6 +142,7 @@ def _load(folder: Path, approximate: bool | None, threads: int | None) -> LabelI
     other = LabelIndex.of_units(
         index.vectors,
         index.owners,
+        kinds=index.kinds,
         approximate=approximate,
         threads=threads,
         label_set=index.label_set,
@@ -151,11 +154,8 @@ def _load(folder: Path, approximate: bool | None, threads: int | None) -> LabelI
     return other
 
 
-def _embed(
-    labels: LabelSet, encoder: Encoder, folder: Path, progress: Progress | None
-) -> tuple[Floats, Integers]:
-    """Embed all names into ``vectors.npy`` of `folder`, beginning where an earlier run ended."""
-    texts, owners = names_of(labels)
+def _embed(texts: list[str], encoder: Encoder, folder: Path, progress: Progress | None) -> Floats:
+    """Embed all texts into ``vectors.npy`` of `folder`, beginning where an earlier run ended."""
     shape = (len(texts), encoder.dimensions)
     done = _rows_done(folder / PROGRESS, shape)
     with (folder / VECTORS).open("r+b" if done else "wb") as file:
@@ -168,7 +168,8 @@ def _embed(
             file.flush()
             os.fsync(file.fileno())
             write_atomic(folder / PROGRESS, json.dumps({"rows": slab.stop}).encode())
-    return np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False), owners
+    vectors: Floats = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+    return vectors
 
 
 def _begin(file: BinaryIO, shape: tuple[int, int]) -> int:
