@@ -11,7 +11,7 @@ cosines with (other) labels, relative to the mean over all labels. The score of 
                                  best'_k(l) = max over the queries q of clause k of c' − hub
 4. Guesses by maximum:           G(l) = max over guesses of c'
 5. Wording counts too:           P(l) += lexical_weight · X(text, l) + exact_weight · N(text, l),
-                                 G(l) likewise with the highest X and N of a guess
+                                 G(l) likewise, of the guess with the most
 6. The average of P and G by their weights.
 7. Hubs, labels that are near to everything, lose hub_weight · H(l).
 
@@ -31,8 +31,6 @@ from __future__ import annotations
 
 import copy
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -43,6 +41,8 @@ import numpy.typing as npt
 from irr.errors import ConfigurationError
 from irr.index import LabelIndex
 from irr.phrases import Phrases
+from irr.recent import RecentVectors
+from irr.pooling import apply_prior, clause_margin, log_mean_exp_pool
 from irr.types import Candidate
 from irr.vectors import NEIGHBOURS, Floats, Positions, mean_of_highest, top_k
 
@@ -51,17 +51,15 @@ if TYPE_CHECKING:
     from irr.labels import LabelSet
 
 __all__ = [
+    "Compared",
     "Mask",
     "RetrieveSettings",
     "Retriever",
-    "apply_prior",
-    "clause_margin",
-    "log_mean_exp_pool",
 ]
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
-# Vectors of queries kept for texts to come: 34 MB at 384 dimensions, with their short texts.
+# Vectors of queries kept for texts to come: 30 MB at 384 dimensions, and their texts.
 REMEMBERED = 20_000
 # A label is credited to a whole text only if no part of it comes as near as this.
 WHOLE_TEXT_HANDICAP = 0.05
@@ -87,7 +85,7 @@ class RetrieveSettings:
         lexical_weight, exact_weight: of step 5; 0 leaves the signal out.
         alternative_handicap, description_handicap: taken off the cosines of alternative names and
             of descriptions; 0 takes them as names, 2 or more leaves them out.
-        prior_strength: A of `apply_prior`; 0 leaves priors out.
+        prior_strength: A of `irr.pooling.apply_prior`; 0 leaves priors out.
 
     Raises:
         ConfigurationError: a value is out of its range.
@@ -161,8 +159,7 @@ class Retriever:
         ):
             raise ConfigurationError(f"priors must be {len(index)} numbers from 0, one a label")
         self._mean_hub = float(index.hubs.mean())
-        self._remembered: OrderedDict[str, Floats] = OrderedDict()
-        self._lock = threading.Lock()
+        self._remembered = RecentVectors()
         self._set(settings or RetrieveSettings())
 
     def _set(self, settings: RetrieveSettings) -> None:
@@ -212,22 +209,27 @@ class Retriever:
         vectors = self._encode(dict.fromkeys(text for query in queries for text in query.texts))
         masks = [None] * len(documents) if allowed is None else allowed
         return [
-            self._candidates(query, vectors, mask)
+            self.candidates(Compared(query, [vectors[text] for text in query.texts]), mask)
             for query, mask in zip(queries, masks, strict=True)
         ]
 
-    def _candidates(
-        self, query: _Queries, vectors: dict[str, Floats], allowed: Mask | None
-    ) -> list[Candidate]:
+    def compare(self, phrases: Phrases | None, guesses: Sequence[str] = ()) -> Compared:
+        """Embed the queries of one text, for `candidates` by several settings."""
+        query = _queries(phrases, guesses)
+        vectors = self._encode(dict.fromkeys(query.texts))
+        return Compared(query, [vectors[text] for text in query.texts])
+
+    def candidates(self, compared: Compared, allowed: Mask | None = None) -> list[Candidate]:
+        """Do the rest of `retrieve`: what does not depend on the settings is done once."""
+        query = compared.query
         if not query.texts:
             return []
-        units = np.array([vectors[text] for text in query.texts])
-        wording = self._wording(query)
-        positions, cosines = self._near(units, self.settings.candidates, wording)
+        wording = self._wording(compared)
+        positions, cosines = self._near(compared, self.settings.candidates, wording)
         if allowed is not None and self.index.approximate:
             wanted = min(self.settings.candidates, int(np.count_nonzero(allowed)))
             if np.count_nonzero(allowed[positions]) < wanted:
-                positions, cosines = self._near(units, len(self.index), wording)
+                positions, cosines = self._near(compared, len(self.index), wording)
         scores = self._scores(cosines, query.clauses, positions, wording)
         if allowed is None:
             best = top_k(scores, self.settings.candidates)
@@ -241,33 +243,41 @@ class Retriever:
         return [Candidate(position, score, query.texts[text]) for position, score, text in found]
 
     def _near(
-        self, units: Floats, least: int, wording: Sequence[Floats | None]
+        self, compared: Compared, least: int, wording: Sequence[Floats | None]
     ) -> tuple[Positions, Floats]:
         """The labels to score, and the cosines of each query with them."""
-        also = None
         if self.index.approximate:
             found = [top_k(part, self.settings.candidates) for part in wording if part is not None]
             also = np.unique(np.concatenate(found)) if found else None
-        return self.index.near(units, least, self._handicaps, also)
+            return self.index.near(compared.units, least, self._handicaps, also)
+        key = self.settings.alternative_handicap, self.settings.description_handicap
+        if key not in compared.cosines:
+            compared.cosines[key] = self.index.scores(compared.units, self._handicaps)
+        return np.arange(len(self.index)), compared.cosines[key]
 
-    def _wording(self, query: _Queries) -> tuple[Floats | None, Floats | None]:
+    def _wording(self, compared: Compared) -> tuple[Floats | None, Floats | None]:
         """What step 5 adds to the guesses and to the phrases: (labels,), None for nothing."""
         if not (self.settings.lexical_weight or self.settings.exact_weight):
             return None, None
-        guesses = [self._matches(guess, whole=True) for guess in query.guesses]
+        query = compared.query
+        guesses = [self._matches(guess, compared, whole=True) for guess in query.guesses]
         of_guesses = np.maximum.reduce(guesses) if guesses else None
-        return of_guesses, self._matches(query.text, whole=False) if query.text else None
+        of_text = self._matches(query.text, compared, whole=False) if query.text else None
+        return of_guesses, of_text
 
-    def _matches(self, text: str, *, whole: bool) -> Floats:
+    def _matches(self, text: str, compared: Compared, *, whole: bool) -> Floats:
         """How well the wording of each label matches a text; `whole` as a name of its own."""
         assert self.labels is not None
         matches = np.zeros(len(self.index), np.float32)
         if self.settings.lexical_weight:
-            matches += np.float32(self.settings.lexical_weight) * self.labels.lexical.scores(text)
+            if text not in compared.lexical:
+                compared.lexical[text] = self.labels.lexical.scores(text)
+            matches += np.float32(self.settings.lexical_weight) * compared.lexical[text]
         if self.settings.exact_weight:
-            mentions = self.labels.mentions
-            named = mentions.equal(text) if whole else mentions.within(text)
-            matches[named] += np.float32(self.settings.exact_weight)
+            if (text, whole) not in compared.named:
+                find = self.labels.mentions.equal if whole else self.labels.mentions.within
+                compared.named[text, whole] = find(text)
+            matches[compared.named[text, whole]] += np.float32(self.settings.exact_weight)
         return matches
 
     def _scores(
@@ -313,22 +323,14 @@ class Retriever:
 
     def _encode(self, texts: dict[str, None]) -> dict[str, Floats]:
         """Return the unit vector of each text; those embedded lately are remembered."""
-        with self._lock:
-            found = {text: self._remembered[text] for text in texts if text in self._remembered}
-            for text in found:
-                self._remembered.move_to_end(text)
+        found = self._remembered.find(texts)
         missing = [text for text in texts if text not in found]
         if not missing:
             return found
         vectors = self.encoder.encode(missing, role="query")
-        # Copies: a row kept as a view would keep all vectors of its batch.
-        new = {text: row.copy() for text, row in zip(missing, vectors, strict=True)}
-        found |= new
-        with self._lock:
-            self._remembered |= new
-            while len(self._remembered) > REMEMBERED:
-                self._remembered.popitem(last=False)
-        return found
+        new = dict(zip(missing, vectors, strict=True))
+        self._remembered.add(new, REMEMBERED)
+        return found | new
 
 
 class _Queries(NamedTuple):
@@ -340,6 +342,17 @@ class _Queries(NamedTuple):
     text: str
 
 
+class Compared:
+    """What the queries of one text have in common with the labels, found as it is asked for."""
+
+    def __init__(self, query: _Queries, units: Sequence[Floats]) -> None:
+        self.query = query
+        self.units = np.array(units, np.float32)
+        self.cosines: dict[tuple[float, float], Floats] = {}  # By handicaps.
+        self.lexical: dict[str, Floats] = {}
+        self.named: dict[tuple[str, bool], Positions] = {}
+
+
 def _queries(phrases: Phrases | None, guesses: Sequence[str]) -> _Queries:
     clean = list(dict.fromkeys(text for guess in guesses if (text := guess.strip())))
     own = phrases or Phrases()
@@ -349,59 +362,3 @@ def _queries(phrases: Phrases | None, guesses: Sequence[str]) -> _Queries:
 
 def _sum(part: Floats, more: Floats | None) -> Floats:
     return part if more is None else part + more
-
-
-def log_mean_exp_pool(scores: Floats, temperature: float) -> Floats:
-    """Pool by the soft maximum τ · log mean exp(s / τ) over queries, from the maximum down.
-
-    Between the mean (τ → ∞) and the maximum (τ → 0); two queries near a label beat one.
-
-    Args:
-        scores: (q, labels), q at least 1.
-        temperature: τ > 0.
-
-    Returns:
-        (labels,) float32.
-
-    Two queries at 0.6 pool to 0.6; one at 0.6 and one at 0.2 to 0.6 + 0.1 · log((1 + e⁻⁴) / 2):
-
-    >>> print(log_mean_exp_pool(np.array([[0.6, 0.6], [0.6, 0.2]], np.float32), 0.1).round(3))
-    [0.6   0.533]
-    """
-    highest = scores.max(axis=0)
-    work = scores - highest
-    work *= np.float32(1 / temperature)
-    np.exp(work, out=work)
-    pooled: Floats = highest + np.float32(temperature) * np.log(work.mean(axis=0))
-    return pooled
-
-
-def clause_margin(scores: Floats) -> Floats:
-    """Measure how far each label is below the best label of the clause in which it does best.
-
-    Args:
-        scores: (clauses, labels), clauses at least 1.
-
-    Returns:
-        (labels,) float32, at most 0: 0 for each clause's best label.
-
-    >>> print(clause_margin(np.array([[0.9, 0.7, 0.1], [0.1, 0.2, 0.4]], np.float32)).round(2))
-    [ 0.  -0.2  0. ]
-    """
-    margin: Floats = (scores - scores.max(axis=1, keepdims=True)).max(axis=0)
-    return margin
-
-
-def apply_prior(
-    scores: npt.NDArray[np.float64], priors: Floats, strength: float
-) -> npt.NDArray[np.float64]:
-    """Scale to score · log(A · p + e), the update of D'Oosterlinck et al. 2024 (arXiv 2401.12178).
-
-    A label without a prior keeps its score, as all do at A = 0. A score below 0 is divided
-    instead of multiplied: a prior never lowers a label.
-
-    >>> apply_prior(np.array([0.5, 0.5, -0.5]), np.array([0.0, 0.2, 0.2]), 10).round(3).tolist()
-    [0.5, 0.776, -0.322]
-    """
-    factor = np.log(strength * np.asarray(priors, np.float64) + math.e)
-    return np.where(scores >= 0, scores * factor, scores / factor)

@@ -22,13 +22,8 @@ from irr.index import LabelIndex
 from irr.labels import LabelSet
 from irr.metrics import mean_score, rp_at_k
 from irr.phrases import Phrases, phrases
-from irr.retrieve import (
-    Retriever,
-    RetrieveSettings,
-    apply_prior,
-    clause_margin,
-    log_mean_exp_pool,
-)
+from irr.pooling import apply_prior, clause_margin, log_mean_exp_pool
+from irr.retrieve import Retriever, RetrieveSettings
 from irr.types import Label
 
 LABELS = 40

@@ -113,14 +113,29 @@ def test_what_does_not_help_is_left_alone(retriever: Retriever) -> None:
     assert tuned.best == 0
 
 
-def test_each_setting_is_scored_once(retriever: Retriever) -> None:
-    done: list[int] = []
+def test_each_setting_is_scored_once_on_each_example(retriever: Retriever) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def score(found: Sequence[int], gold: Sequence[int]) -> float:
+        asked.append(tuple(gold))
+        return 0.5
+
     rows = examples(str.upper)
+    RetrievalTuner(retriever, rows, [()] * len(rows), score).tune(TRIED, folds=5, seed=0)
+    assert len(asked) == (len(TRIED) + 1) * len(rows)
+
+
+def test_scores_are_those_of_the_settings_alone(retriever: Retriever) -> None:
+    found: list[list[int]] = []
+    rows = examples(inflected)
     tuning = RetrievalTuner(
-        retriever, rows, [()] * len(rows), lambda f, g: 0.5, progress=done.append
+        retriever, rows, [("a guess",)] * len(rows), lambda f, g: float(found.append([*f]) or 0)
     )
-    tuning.tune(TRIED, folds=5, seed=0)
-    assert done == list(range(1, len(TRIED) + 2))
+    settings = RetrieveSettings(candidates=10, lexical_weight=0.3, exact_weight=0.2)
+    tuning.scores(settings)
+    alone = retriever.with_settings(settings)
+    expected = [[c.position for c in alone.retrieve(x.phrases, ["a guess"])] for x in rows]
+    assert found == expected
 
 
 def test_only_what_could_matter_is_tried(retriever: Retriever) -> None:

@@ -244,9 +244,9 @@ class _Compiler:
             return None
         return without(priors, example, len(train))
 
-    def _tuning_progress(self, done: int) -> None:
-        if done % 10 == 0:
-            self.say(f"retrieval: {done} settings")
+    def _tuning_progress(self, done: int, total: int) -> None:
+        if done % _EVERY == 0 and done < total:
+            self.say(f"retrieval: {done} of {total} examples")
 
     def _retrieval_score(self, found: Sequence[int], gold: Sequence[int]) -> float:
         """The metric; where Rank follows, half of it, and half how much Rank will be shown."""

@@ -65,7 +65,7 @@ class RetrievalTuner:
         score: (found positions, gold positions) → a number in [0, 1].
         priors_for: the priors to score an example with, where they are not the retriever's: those
             counted on examples must be counted without the one that is scored.
-        progress: called with the number of settings scored so far.
+        progress: called with (examples done, examples in all), for some settings after others.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class RetrievalTuner:
         score: Callable[[Sequence[int], Sequence[int]], float],
         *,
         priors_for: Callable[[Example], Priors | None] = lambda _: None,
-        progress: Callable[[int], None] = lambda _: None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._retriever = retriever
         self._examples = list(zip(examples, guesses, strict=True))
@@ -106,25 +106,36 @@ class RetrievalTuner:
 
     def scores(self, settings: RetrieveSettings) -> Scores:
         """The score of each example: (examples,)."""
-        found = self._scores.get(settings)
-        if found is None:
-            found = np.array([self._score_of(settings, *example) for example in self._examples])
-            self._scores[settings] = found
-            self._progress(len(self._scores))
-        return found
+        self._score_all([settings])
+        return self._scores[settings]
 
-    def _score_of(
-        self, settings: RetrieveSettings, example: Example, guesses: Sequence[str]
-    ) -> float:
-        priors = self._priors_for(example) if settings.prior_strength else None
-        retriever = self._retriever.with_settings(settings, priors)
-        found = retriever.retrieve(example.phrases, guesses)
-        return self._score([candidate.position for candidate in found], example.gold)
+    def _score_all(self, wanted: Sequence[RetrieveSettings]) -> None:
+        """Score those settings that have no scores yet, one example after the other.
+
+        What an example has in common with the labels is the same for most settings.
+        """
+        new = [each for each in dict.fromkeys(wanted) if each not in self._scores]
+        if not new:
+            return
+        retrievers = [self._retriever.with_settings(each) for each in new]
+        table = np.empty((len(new), len(self._examples)))
+        for column, (example, guesses) in enumerate(self._examples):
+            compared = self._retriever.compare(example.phrases, guesses)
+            priors = self._priors_for(example)
+            for row, retriever in enumerate(retrievers):
+                if priors is not None and retriever.settings.prior_strength:
+                    retriever = retriever.with_settings(retriever.settings, priors)
+                found = [candidate.position for candidate in retriever.candidates(compared)]
+                table[row, column] = self._score(found, example.gold)
+            if self._progress is not None:
+                self._progress(column + 1, len(self._examples))
+        self._scores.update(zip(new, table, strict=True))
 
     def _search(self, tried: Sequence[Change], rows: _Rows, seed: int) -> RetrieveSettings:
         """The best change for the examples `rows`, with what else helps."""
         given = self._retriever.settings
         alone = [_changed(given, change) for change in tried]
+        self._score_all([given, *alone])
         first = self._clearly_better(given, alone, rows, seed)
         if first == given:
             return given
@@ -142,6 +153,7 @@ class RetrievalTuner:
         self, given: RetrieveSettings, others: Sequence[RetrieveSettings], rows: _Rows, seed: int
     ) -> RetrieveSettings:
         settings = [given, *others]
+        self._score_all(settings)
         table = np.stack([self.scores(each)[rows] for each in settings])
         return settings[clear_best(table, seed)]
 
