@@ -41,8 +41,8 @@ import numpy.typing as npt
 from irr.errors import ConfigurationError
 from irr.index import LabelIndex
 from irr.phrases import Phrases
-from irr.recent import RecentVectors
 from irr.pooling import apply_prior, clause_margin, log_mean_exp_pool
+from irr.recent import RecentVectors
 from irr.types import Candidate
 from irr.vectors import NEIGHBOURS, Floats, Positions, mean_of_highest, top_k
 
