@@ -210,6 +210,7 @@ def open_program(
     choice = completed(lm or LMChoice(None), folder)
     lms = _open(choice, ledger)
     program = load_program(folder, lms=lms, device=device, threads=threads)
+    program.retriever.prepare()
     program.in_flight = choice.in_flight
     return program
 

@@ -47,7 +47,7 @@ __all__ = [
     "save_program",
 ]
 
-FORMAT = 1
+FORMAT = 2
 _HAND = "is not the file that was saved: the program was changed by hand; compile it again"
 MANIFEST = "program.json"
 CARD = "CARD.md"

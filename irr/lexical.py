@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from irr.cache import atomic_directory, cache_root, discard, warn_unwritable
+from irr.cache import atomic_directory, cache_root, discard, file_digests, warn_unwritable
 from irr.errors import ConfigurationError
 from irr.phrases import STOP_WORDS, is_unspaced, tokens
 from irr.vectors import Floats
@@ -39,6 +39,7 @@ GRAM = 4
 # The usual values; a text is compared once a word part, however often it has it.
 K1, B = 1.2, 0.75
 _VERSION = 1
+_HEADER = "irr.json"
 
 
 class LexicalIndex:
@@ -58,17 +59,21 @@ class LexicalIndex:
             ConfigurationError: bm25s is not installed.
         """
         if not is_installed():
-            message = 'lexical matching needs a package: pip install "irr[lexical]"'
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                "a lexical_weight above 0, by --lexical-weight or in a program, needs a package: "
+                'pip install "irr[lexical]"'
+            )
         made_of = (labels.content_hash, _VERSION, GRAM, K1, B)
         key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
         folder = cache_root() / "lexical" / key
-        bm25 = _load(folder, len(labels)) if folder.is_dir() else None
+        bm25 = _load(folder) if folder.is_dir() else None
         if bm25 is None:
             bm25 = _build(labels)
             try:
                 with atomic_directory(folder) as draft:
                     bm25.save(draft, show_progress=False)
+                    header = json.dumps(_digests(draft))
+                    (draft / _HEADER).write_text(header, encoding="utf-8")
             except OSError as error:
                 warn_unwritable(error)
         return cls(bm25, len(labels))
@@ -143,14 +148,20 @@ def _build(labels: LabelSet) -> Any:
     return bm25
 
 
-def _load(folder: Path, labels: int) -> Any:
+def _digests(folder: Path) -> dict[str, str]:
+    """The sha256 of each file beside the header."""
+    names = [file.name for file in folder.iterdir() if file.name != _HEADER]
+    return file_digests(folder, names)
+
+
+def _load(folder: Path) -> Any:
     """What was kept in `folder`, mapped into memory; None where it is damaged."""
     try:
-        bm25 = _bm25().load(folder, mmap=True, show_progress=False)
-        if bm25.scores["num_docs"] == labels and len(bm25.scores["indptr"]) > len(bm25.vocab_dict):
-            return bm25
-        reason = "it is of other labels"
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        header = json.loads((folder / _HEADER).read_bytes())
+        if _digests(folder) == header:
+            return _bm25().load(folder, mmap=True, show_progress=False)
+        reason = "its files have changed"
+    except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
         reason = str(error)
     logger.warning("%s: cannot be used (%s); it is built again", folder, reason)
     discard(folder)

@@ -1,9 +1,9 @@
 """Mentions: which labels a text calls by one of their names, word for word.
 
-In: a label set, then texts. Out: positions of labels. Words and punctuation must be the same, case
-and the spaces between need not be; a qualifier in parentheses at the end of a name, such as that of
-``Java (computer programming)``, may be missing. Short names in capitals (IT, AIDS, R) are
-abbreviations, and must be written like that.
+In: a label set, then texts. Out: positions of labels. Words and punctuation must be the same; case,
+the spaces between and the forms of apostrophes and hyphens need not be. A qualifier in parentheses
+at the end of a name, such as that of ``Java (computer programming)``, may be missing. Short names
+in capitals (IT, AIDS, R) are abbreviations, and must be written like that.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ __all__ = ["Mentions"]
 MOST_WORDS = 24
 LONGEST_ABBREVIATION = 5
 _QUALIFIER = re.compile(r"\s*\([^()]*\)$")
+# Apostrophes and hyphens as word processors write them.
+_TYPOGRAPHIC = str.maketrans("\u2019\u02bc\u2010\u2011\u2013\u2212", "''----")
 _Key = tuple[str, ...]
 
 
@@ -37,25 +39,24 @@ class Mentions:
     """
 
     def __init__(self, labels: LabelSet) -> None:
-        self._labels: dict[_Key, tuple[int, ...]] = {}
+        self._labels: dict[_Key, list[int]] = {}
         # By the first word, how many words the names have that begin with it.
         self._lengths: dict[str, tuple[int, ...]] = {}
         for position, label in enumerate(labels):
             for key in dict.fromkeys(_keys((label.name, *label.alternative_names))):
-                self._labels[key] = (*self._labels.get(key, ()), position)
+                self._labels.setdefault(key, []).append(position)
                 lengths = self._lengths.get(key[0], ())
                 if len(key) not in lengths:
                     self._lengths[key[0]] = (*lengths, len(key))
 
     def within(self, text: str) -> Positions:
         """Find the labels of which a name stands in the text: positions, ascending."""
-        written = [unicodedata.normalize("NFKC", token) for token in tokens(text)]
-        folded = [token.casefold() for token in written]
+        written, folded = _readings(text)
         found: set[int] = set()
         for words in (folded, written):
             for first, word in enumerate(words):
                 for length in self._lengths.get(word, ()):
-                    found.update(self._labels.get(tuple(words[first : first + length]), ()))
+                    found.update(self._labels.get(words[first : first + length], ()))
         return np.array(sorted(found), np.int64)
 
     def equal(self, text: str) -> Positions:
@@ -77,7 +78,8 @@ def _keys(names: Iterable[str]) -> Iterator[_Key]:
 
 def _readings(text: str) -> tuple[_Key, _Key]:
     """The words as they are written, and without regard to case."""
-    written = tuple(unicodedata.normalize("NFKC", token) for token in tokens(text))
+    plain = text.translate(_TYPOGRAPHIC)
+    written = tuple(unicodedata.normalize("NFKC", token) for token in tokens(plain))
     return written, tuple(token.casefold() for token in written)
 
 

@@ -78,7 +78,7 @@ def _configured(name: str, path: Path) -> tuple[dict[str, str], str]:
         row: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
         prompts = {key: str(text) for key, text in (row.get("prompts") or {}).items() if text}
         return prompts, prompts.get(row.get("default_prompt_name") or "", "")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise EncoderError(f"encoder '{name}': {path} is unreadable: {error}") from error
 
 

@@ -9,18 +9,20 @@ cosines with (other) labels, relative to the mean over all labels. The score of 
 2. Phrases are pooled softly:    P(l) = τ · log mean_q exp(c'(q, l) / τ)
 3. Each clause has its turn:     P(l) += clause_weight · max_k (best'_k(l) − max_m best'_k(m)),
                                  best'_k(l) = max over the queries q of clause k of c' − hub
-4. Guesses by maximum:           G(l) = max over guesses of c'
-5. Wording counts too:           P(l) += lexical_weight · X(text, l) + exact_weight · N(text, l),
+4. A clause may be one term:     P(l) += whole_weight · max(0, max_k c'(w_k, l) − P(l)),
+                                 w_k the longest query of clause k
+5. Guesses by maximum:           G(l) = max over guesses of c'
+6. Wording counts too:           P(l) += lexical_weight · X(text, l) + exact_weight · N(text, l),
                                  G(l) likewise, of the guess with the most
-6. The average of P and G by their weights.
-7. Hubs, labels that are near to everything, lose hub_weight · H(l).
+7. The average of P and G by their weights.
+8. Hubs, labels that are near to everything, lose hub_weight · H(l).
 
 X is how well the wording of a label matches a text's, from 0 to 1 for the best label
 (`irr.lexical`); N is 1 where a text holds a name of the label, or a guess is one, else 0
 (`irr.mentions`). Both are left out unless their weights are above 0.
 
 Of an approximate index (`irr.index`) the labels are those it has in sight of the queries, and those
-that step 5 finds; their scores, and the averages that these are relative to, come about in the same
+that step 6 finds; their scores, and the averages that these are relative to, come about in the same
 way.
 
 Without step 3 a label that one phrase names loses to labels that many phrases graze. Corrections
@@ -30,10 +32,9 @@ are zero for average queries and labels, so scores stay about cosines.
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -58,11 +59,14 @@ __all__ = [
 ]
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
+T = TypeVar("T", bound=Hashable)
 
 # Vectors of queries kept for texts to come: 30 MB at 384 dimensions, and their texts.
 REMEMBERED = 20_000
 # A label is credited to a whole text only if no part of it comes as near as this.
 WHOLE_TEXT_HANDICAP = 0.05
+# Of settings: more is a mistake, and would not fit the arithmetic.
+LARGEST = 1_000_000
 # Of scores that differ by less than this only the order of summation could tell the order.
 DECIMALS = 6
 # In place of a clause's number.
@@ -79,10 +83,12 @@ class RetrieveSettings:
     Args:
         candidates: how many labels come out, 1 or more.
         temperature: τ of step 2, above 0: towards 0 the nearest query alone decides.
-        vague_weight, clause_weight, hub_weight: of steps 1, 3 and 7; 0 leaves the step out.
-        guess_weight, phrase_weight: of step 6, not both 0. A text without guesses or without
+        vague_weight, clause_weight, hub_weight: of steps 1, 3 and 8; 0 leaves the step out.
+        whole_weight: of step 4, at most 1. For texts that list terms, such as diagnoses; 0 for
+            running text.
+        guess_weight, phrase_weight: of step 7, not both 0. A text without guesses or without
             phrases is scored by the others alone.
-        lexical_weight, exact_weight: of step 5; 0 leaves the signal out.
+        lexical_weight, exact_weight: of step 6; 0 leaves the signal out.
         alternative_handicap, description_handicap: taken off the cosines of alternative names and
             of descriptions; 0 takes them as names, 2 or more leaves them out.
         prior_strength: A of `irr.pooling.apply_prior`; 0 leaves priors out.
@@ -96,6 +102,7 @@ class RetrieveSettings:
     vague_weight: float = 0.45
     clause_weight: float = 0.15
     hub_weight: float = 0.3
+    whole_weight: float = 0.0
     guess_weight: float = 1.0
     phrase_weight: float = 1.0
     lexical_weight: float = 0.0
@@ -109,13 +116,16 @@ class RetrieveSettings:
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ConfigurationError(f"{field.name} must be a number, not {value!r}")
-            if not 0 <= value < math.inf:
-                raise ConfigurationError(f"{field.name} must be 0 or more, not {value}")
+            if not 0 <= value <= LARGEST:
+                message = f"{field.name} must be 0 or more, and {LARGEST:,} at most, not {value}"
+                raise ConfigurationError(message)
         if not isinstance(self.candidates, int) or self.candidates < 1:
             message = f"candidates must be a whole number from 1, not {self.candidates}"
             raise ConfigurationError(message)
         if self.temperature < 1e-3:
             raise ConfigurationError(f"temperature must be at least 0.001, not {self.temperature}")
+        if self.whole_weight > 1:
+            raise ConfigurationError(f"whole_weight must be 1 at most, not {self.whole_weight}")
         if self.guess_weight + self.phrase_weight == 0:
             raise ConfigurationError("guess_weight and phrase_weight must not both be 0")
 
@@ -127,12 +137,11 @@ class Retriever:
 
     Args:
         encoder: the one that the index was built with.
-        labels: those of the index; may be None where the settings leave out step 5.
+        labels: those of the index; may be None where the settings leave out step 6.
         priors: (labels,) how often each label occurs, 0 or more, or None.
 
     Raises:
-        ConfigurationError: encoder, index, labels and priors do not belong together; or lexical
-            matching lacks its package.
+        ConfigurationError: encoder, index, labels and priors do not belong together.
     """
 
     def __init__(
@@ -167,12 +176,18 @@ class Retriever:
         self._hub_terms = settings.hub_weight * (self.index.hubs - self._mean_hub)
         handicaps = settings.alternative_handicap, settings.description_handicap
         self._handicaps = self.index.handicaps_of(*handicaps)
-        if settings.lexical_weight or settings.exact_weight:
-            if self.labels is None:
-                raise ConfigurationError("lexical and exact matching need the labels themselves")
-            # Now, that a missing package is told before the first document.
-            _ = settings.lexical_weight and self.labels.lexical
-            _ = settings.exact_weight and self.labels.mentions
+        if (settings.lexical_weight or settings.exact_weight) and self.labels is None:
+            raise ConfigurationError("lexical and exact matching need the labels themselves")
+
+    def prepare(self) -> None:
+        """Make now what the first text would wait for.
+
+        Raises:
+            ConfigurationError: the settings ask for lexical matching, and its package is missing.
+        """
+        if self.labels is not None:
+            _ = self.settings.lexical_weight and self.labels.lexical
+            _ = self.settings.exact_weight and self.labels.mentions
 
     def with_settings(self, settings: RetrieveSettings, priors: Floats | None = None) -> Retriever:
         """The same labels and query vectors, pooled by other settings, and with other priors."""
@@ -209,7 +224,7 @@ class Retriever:
         vectors = self._encode(dict.fromkeys(text for query in queries for text in query.texts))
         masks = [None] * len(documents) if allowed is None else allowed
         return [
-            self.candidates(Compared(query, [vectors[text] for text in query.texts]), mask)
+            self.candidates(_compared(query, vectors, keep=False), mask)
             for query, mask in zip(queries, masks, strict=True)
         ]
 
@@ -217,7 +232,7 @@ class Retriever:
         """Embed the queries of one text, for `candidates` by several settings."""
         query = _queries(phrases, guesses)
         vectors = self._encode(dict.fromkeys(query.texts))
-        return Compared(query, [vectors[text] for text in query.texts])
+        return _compared(query, vectors, keep=True)
 
     def candidates(self, compared: Compared, allowed: Mask | None = None) -> list[Candidate]:
         """Do the rest of `retrieve`: what does not depend on the settings is done once."""
@@ -230,7 +245,7 @@ class Retriever:
             wanted = min(self.settings.candidates, int(np.count_nonzero(allowed)))
             if np.count_nonzero(allowed[positions]) < wanted:
                 positions, cosines = self._near(compared, len(self.index), wording)
-        scores = self._scores(cosines, query.clauses, positions, wording)
+        scores = self._scores(cosines, query, positions, wording)
         if allowed is None:
             best = top_k(scores, self.settings.candidates)
         else:
@@ -251,17 +266,20 @@ class Retriever:
             also = np.unique(np.concatenate(found)) if found else None
             return self.index.near(compared.units, least, self._handicaps, also)
         key = self.settings.alternative_handicap, self.settings.description_handicap
-        if key not in compared.cosines:
-            compared.cosines[key] = self.index.scores(compared.units, self._handicaps)
-        return np.arange(len(self.index)), compared.cosines[key]
+        cosines: Floats = compared.once(
+            "cosines", key, lambda _: self.index.scores(compared.units, self._handicaps)
+        )
+        return np.arange(len(self.index)), cosines
 
     def _wording(self, compared: Compared) -> tuple[Floats | None, Floats | None]:
-        """What step 5 adds to the guesses and to the phrases: (labels,), None for nothing."""
+        """What step 6 adds to the guesses and to the phrases: (labels,), None for nothing."""
         if not (self.settings.lexical_weight or self.settings.exact_weight):
             return None, None
         query = compared.query
-        guesses = [self._matches(guess, compared, whole=True) for guess in query.guesses]
-        of_guesses = np.maximum.reduce(guesses) if guesses else None
+        of_guesses = None
+        for guess in query.guesses:
+            found = self._matches(guess, compared, whole=True)
+            of_guesses = found if of_guesses is None else np.maximum(of_guesses, found)
         of_text = self._matches(query.text, compared, whole=False) if query.text else None
         return of_guesses, of_text
 
@@ -270,36 +288,34 @@ class Retriever:
         assert self.labels is not None
         matches = np.zeros(len(self.index), np.float32)
         if self.settings.lexical_weight:
-            if text not in compared.lexical:
-                compared.lexical[text] = self.labels.lexical.scores(text)
-            matches += np.float32(self.settings.lexical_weight) * compared.lexical[text]
+            weight = np.float32(self.settings.lexical_weight)
+            matches += weight * compared.once("lexical", text, self.labels.lexical.scores)
         if self.settings.exact_weight:
-            if (text, whole) not in compared.named:
-                find = self.labels.mentions.equal if whole else self.labels.mentions.within
-                compared.named[text, whole] = find(text)
-            matches[compared.named[text, whole]] += np.float32(self.settings.exact_weight)
+            find = self.labels.mentions.equal if whole else self.labels.mentions.within
+            named = compared.once("equal" if whole else "within", text, find)
+            matches[named] += np.float32(self.settings.exact_weight)
         return matches
 
     def _scores(
         self,
         cosines: Floats,
-        clauses: npt.NDArray[np.int64],
+        query: _Queries,
         positions: Positions,
         wording: tuple[Floats | None, Floats | None],
     ) -> npt.NDArray[np.float64]:
-        """Take steps 1 to 7 and apply the prior: (n,), rounded, for the labels at `positions`."""
+        """Take steps 1 to 8 and apply the prior: (n,), rounded, for the labels at `positions`."""
         settings = self.settings
         hub_terms = self._hub_terms[positions]
         shift = settings.vague_weight * (mean_of_highest(cosines, NEIGHBOURS) - self._mean_hub)
         clear = cosines - shift[:, None]
-        guesses = int(np.count_nonzero(clauses == _GUESS))
+        guesses = len(query.guesses)
         worded = [None if part is None else part[positions] for part in wording]
         parts: list[tuple[float, Floats]] = []
         if guesses:
             pooled_guesses: Floats = clear[:guesses].max(axis=0)
             parts.append((settings.guess_weight, _sum(pooled_guesses, worded[0])))
         if guesses < len(clear):
-            pooled_phrases = self._pool_phrases(clear[guesses:], clauses[guesses:], hub_terms)
+            pooled_phrases = self._pool_phrases(clear[guesses:], query, hub_terms)
             parts.append((settings.phrase_weight, _sum(pooled_phrases, worded[1])))
         # With one part only its weight, which may be 0, has nothing to weigh.
         total = sum(weight for weight, _ in parts) if len(parts) > 1 else 0
@@ -309,16 +325,19 @@ class Retriever:
             scores = apply_prior(scores, self.priors[positions], settings.prior_strength)
         return np.round(scores, DECIMALS)
 
-    def _pool_phrases(
-        self, clear: Floats, clauses: npt.NDArray[np.int64], hub_terms: Floats
-    ) -> Floats:
-        """Take steps 2 and 3: (n,)."""
+    def _pool_phrases(self, clear: Floats, query: _Queries, hub_terms: Floats) -> Floats:
+        """Take steps 2 to 4: (n,)."""
+        clauses = query.clauses[len(query.guesses) :]
         pooled = log_mean_exp_pool(clear, self.settings.temperature)
         if self.settings.clause_weight and clauses.max() >= 0:
             numbers = np.unique(clauses[clauses >= 0])
             best = [clear[clauses == clause].max(axis=0) for clause in numbers]
             margin = clause_margin(np.stack(best) - hub_terms)
             pooled += np.float32(self.settings.clause_weight) * margin
+        if self.settings.whole_weight and clauses.max() >= 0:
+            wholes = _longest(query.texts[len(query.guesses) :], clauses)
+            above = np.maximum(0, clear[wholes].max(axis=0) - pooled)
+            pooled += np.float32(self.settings.whole_weight) * above
         return pooled
 
     def _encode(self, texts: dict[str, None]) -> dict[str, Floats]:
@@ -343,14 +362,24 @@ class _Queries(NamedTuple):
 
 
 class Compared:
-    """What the queries of one text have in common with the labels, found as it is asked for."""
+    """The queries of one text and their vectors; and what they have in common with the labels.
 
-    def __init__(self, query: _Queries, units: Sequence[Floats]) -> None:
+    Args:
+        keep: remember that: much memory for each text, much time for each further setting.
+    """
+
+    def __init__(self, query: _Queries, units: Sequence[Floats], *, keep: bool) -> None:
         self.query = query
         self.units = np.array(units, np.float32)
-        self.cosines: dict[tuple[float, float], Floats] = {}  # By handicaps.
-        self.lexical: dict[str, Floats] = {}
-        self.named: dict[tuple[str, bool], Positions] = {}
+        self._kept: dict[tuple[str, Hashable], Any] | None = {} if keep else None
+
+    def once(self, what: str, of: T, find: Callable[[T], Any]) -> Any:
+        """`find(of)`, the kept one where there is one."""
+        if self._kept is None:
+            return find(of)
+        if (what, of) not in self._kept:
+            self._kept[what, of] = find(of)
+        return self._kept[what, of]
 
 
 def _queries(phrases: Phrases | None, guesses: Sequence[str]) -> _Queries:
@@ -358,6 +387,20 @@ def _queries(phrases: Phrases | None, guesses: Sequence[str]) -> _Queries:
     own = phrases or Phrases()
     clauses = np.array([_GUESS] * len(clean) + list(own.clauses), np.int64)
     return _Queries([*clean, *own.queries], clauses, clean, own.text)
+
+
+def _compared(query: _Queries, vectors: dict[str, Floats], *, keep: bool) -> Compared:
+    return Compared(query, [vectors[text] for text in query.texts], keep=keep)
+
+
+def _longest(texts: Sequence[str], clauses: npt.NDArray[np.int64]) -> list[int]:
+    """Where the longest query of each clause is."""
+    found: dict[int, int] = {}
+    for place, clause in enumerate(clauses.tolist()):
+        known = found.get(clause)
+        if clause >= 0 and (known is None or len(texts[place]) > len(texts[known])):
+            found[clause] = place
+    return list(found.values())
 
 
 def _sum(part: Floats, more: Floats | None) -> Floats:

@@ -197,7 +197,7 @@ def no_stages(folder: Path) -> None:
         (cut_the_vectors, r"vectors\.npy: is not the file that was saved"),
         (cut_the_vectors_consistently, r"vectors\.npy: is not the file that was saved"),
         (remove_the_demos, r"demos\.json: is missing"),
-        (another_format, "the program has format 99, this irr reads 1"),
+        (another_format, "the program has format 99, this irr reads 2"),
         (another_encoder, "the encoder 'hash' found here has other weights"),
         (an_unknown_setting, "differs from this version's settings in temprature"),
         (another_fusion, r"program\.json: is not the file that was saved: .* changed by hand"),

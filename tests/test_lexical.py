@@ -76,12 +76,13 @@ def test_the_cached_index_scores_alike(
     assert again.scores("database programs").tolist() == index.scores("database programs").tolist()
 
 
-@pytest.mark.parametrize("file", ["params.index.json", "vocab.index.json", "data.csc.index.npy"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"null", b"\0" * 200])
+@pytest.mark.parametrize("file", ["params.index.json", "data.csc.index.npy", "irr.json"])
 def test_a_damaged_index_is_built_again(
-    index: LexicalIndex, tmp_path: Path, file: str, caplog: pytest.LogCaptureFixture
+    index: LexicalIndex, tmp_path: Path, file: str, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     (damaged,) = tmp_path.glob(f"lexical/*/{file}")
-    damaged.write_bytes(b"{")
+    damaged.write_bytes(content)
     with caplog.at_level(logging.WARNING):
         again = LexicalIndex.open(LABELS)
     assert again.scores("database").tolist() == index.scores("database").tolist()

@@ -19,6 +19,7 @@ LABELS = LabelSet(
         Label("cafe", "cafe\u0301 work"),
         Label("cpp", "C++"),
         Label("odd", "(…)"),
+        Label("neil", "O'Neil's data-base"),
     ]
 )
 
@@ -53,6 +54,7 @@ def ids(positions: object) -> list[str]:
         ("ＣＡＦÉ work", ["cafe"]),
         ("", []),
         ("data\n\nbases", []),
+        ("the o’neil’s data‑base", ["neil"]),
     ],
 )
 def test_names_that_stand_in_a_text(mentions: Mentions, text: str, expected: list[str]) -> None:

@@ -64,7 +64,7 @@ def naive_scores(
     s: RetrieveSettings,
     label_set: LabelSet | None = None,
 ) -> list[float]:
-    """The seven steps as in the module's docstring, one number at a time."""
+    """The eight steps as in the module's docstring, one number at a time."""
     labels = range(len(index))
     rows = index.vectors.astype(np.float64)
     hubs = [float(hub) for hub in index.hubs]
@@ -109,6 +109,16 @@ def naive_scores(
             margins.append([score - max(best) for score in best])
         for label in labels:
             pooled[label] += s.clause_weight * max(margin[label] for margin in margins)
+        for label in labels:
+            wholes = [
+                max(
+                    (row for row in zip(found.queries, found.clauses, table, strict=True)),
+                    key=lambda row: (row[1] == clause) * len(row[0]),
+                )[2]
+                for clause in sorted(set(found.clauses) - {-1})
+            ]
+            above = max(row[label] for row in wholes) - pooled[label]
+            pooled[label] += s.whole_weight * max(0, above)
         within = [] if label_set is None else label_set.mentions.within(found.text).tolist()
         pooled = [x + y for x, y in zip(pooled, worded(found.text, within), strict=True)]
         parts.append((s.phrase_weight, pooled))
@@ -131,6 +141,7 @@ def naive_scores(
             phrase_weight=1.1,
             candidates=LABELS,
         ),
+        RetrieveSettings(whole_weight=0.7),
     ],
 )
 def test_scores_equal_naive_loops(
@@ -421,8 +432,10 @@ def test_what_is_shortlisted_for_a_text_does_not_depend_on_others() -> None:
         ({"candidates": 2.0}, "candidates must be a whole number"),
         ({"temperature": 0}, "temperature must be at least"),
         ({"temperature": math.nan}, "temperature must be 0 or more"),
-        ({"hub_weight": -0.1}, "hub_weight must be 0 or more, not -0.1"),
+        ({"hub_weight": -0.1}, "hub_weight must be 0 or more, and 1,000,000 at most, not -0.1"),
         ({"clause_weight": math.inf}, "clause_weight must be 0 or more"),
+        ({"exact_weight": 1e300}, "exact_weight must be 0 or more, and 1,000,000 at most"),
+        ({"whole_weight": 1.1}, "whole_weight must be 1 at most"),
         ({"vague_weight": "x"}, "vague_weight must be a number"),
         ({"prior_strength": True}, "prior_strength must be a number"),
         ({"guess_weight": 0, "phrase_weight": 0}, "must not both be 0"),

@@ -38,6 +38,7 @@ def changes(retriever: Retriever, *, guesses: bool) -> list[Change]:
         *({"vague_weight": value} for value in (0.0, 0.25, 0.7, 1.0)),
         *({"clause_weight": value} for value in (0.0, 0.3, 0.5)),
         *({"hub_weight": value} for value in (0.0, 0.15, 0.5)),
+        *({"whole_weight": value} for value in (0.2, 0.5, 0.8)),
         {"temperature": 0.08, "clause_weight": 0.3},
         {"temperature": 0.05, "vague_weight": 0.7},
         {"vague_weight": 0.7, "hub_weight": 0.15},
