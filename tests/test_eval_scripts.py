@@ -234,3 +234,34 @@ def test_pooling_rows_on_a_small_label_set(
     assert (row["labels"], row["documents"], row["unknown_gold"]) == (3, 1, 0)
     assert list(row["rows"]) == ["default", "max", "max - 0.3 hub", "log-mean-exp - 0.3 hub"]
     assert row["rows"]["max"]["RP@5"] == {"mean": 100.0, "low": 100.0, "high": 100.0}
+
+
+def test_signals_on_a_small_label_set(
+    hash_encoder: HashEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bm25s")
+    import lanes
+
+    from irr.types import Document
+
+    monkeypatch.setenv("IRR_CACHE", str(tmp_path))
+    plain = LabelSet(Label(str(number), f"name{number} of label") for number in range(30))
+    rich = LabelSet(
+        Label(str(number), f"name{number} of label", (f"alias{number} words",), f"about {number}")
+        for number in range(30)
+    )
+    sets = {lanes.NAMES: plain, "synonyms": rich, "descriptions": rich, "all": rich}
+    bench = lanes.Bench(hash_encoder, sets, [("R", 1), ("R", 5)])
+    documents = [Document(str(n), f"alias{n} words", (str(n), "unknown")) for n in range(20)]
+    examples = lanes.examples_of(documents, plain)
+    assert [example.gold for example in examples] == [(number,) for number in range(20)]
+    rows = bench.rows(examples[10:], bench.tuned(examples[:10]))
+    assert set(rows) == {
+        *("lexical only", lanes.NAMES, "names + synonyms", "names + descriptions"),
+        *("names + exact", "names + lexical", "all", "all, tuned"),
+    }
+    assert all(values.shape == (10,) for row in rows.values() for values in row.values())
+    assert rows["names + synonyms"]["R@1"].mean() == rows["lexical only"]["R@1"].mean() == 1
+    assert rows[lanes.NAMES]["R@1"].mean() < 0.5
+    folds = lanes.cross_validated(bench, examples, for_rank=True)
+    assert folds["R@5"].shape == (20,)
