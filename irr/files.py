@@ -10,15 +10,16 @@ import csv
 import gzip
 import json
 import math
+import os
 import re
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
-from irr.errors import InputError
+from irr.errors import InputError, OutputError
 
 __all__ = ["HALF_CHARACTER", "Row", "Table", "TextFile", "ending_of", "split_cell", "stem_of"]
 
@@ -32,6 +33,7 @@ HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _BOM = b"\xef\xbb\xbf"
 _DESCRIPTOR = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/(self|\d+)/fd/\d+")
 _LONGEST_CELL = 2**31 - 1
+_CHUNK = 1 << 20
 _MAGIC = {
     b"\x1f\x8b": "This looks like gzip: unpack it, or let the file's name end in .gz.",
     b"\xff\xfe": "This looks like UTF-16: save it as UTF-8.",
@@ -65,6 +67,7 @@ class TextFile:
         self.name = "<stdin>" if self.is_stdin else str(path)
         self._path = Path(path)
         self._error = error
+        self._copy: IO[bytes] | None = None
         try:
             self._check_exists()
         except OSError as exc:
@@ -84,6 +87,48 @@ class TextFile:
             or self._path.is_fifo()
             or self._path.is_char_device()
         )
+
+    def keep(self) -> None:
+        """Copy a stream to a temporary file without a name, so that it can be read again.
+
+        Files are left where they are. `close` frees the copy.
+
+        Raises:
+            OutputError: the folder of temporary files cannot hold it.
+        """
+        if self._copy is not None or not self.is_stream:
+            return
+        import tempfile  # Only here: it would add to every start.
+
+        try:
+            with ExitStack() as opened:
+                copy = opened.enter_context(tempfile.TemporaryFile())
+                for chunk in self._chunks():
+                    copy.write(chunk)
+                copy.flush()
+                opened.pop_all()
+        except OSError as exc:
+            raise OutputError(
+                f"{self.name}: cannot copy it to the folder of temporary files: "
+                f"{exc.strerror or exc}; free some space there, or name another folder with the "
+                "environment variable TMPDIR"
+            ) from exc
+        self._copy = copy
+
+    def close(self) -> None:
+        """Free what `keep` made; a stream cannot be read after that."""
+        if self._copy:
+            self._copy.close()
+
+    @contextmanager
+    def open_bytes(self) -> Iterator[BinaryIO]:
+        """Open it for reading from its beginning, unpacked; a stream that was not kept, once."""
+        with self._open_packed() as packed:
+            if not self._packed:
+                yield packed
+                return
+            with gzip.GzipFile(fileobj=packed) as stream:
+                yield stream  # type: ignore[misc]  # a GzipFile reads and writes bytes
 
     def failure(self, message: str, line: int | None = None) -> InputError:
         """Make the error to raise about this file."""
@@ -150,7 +195,7 @@ class TextFile:
             message += f" (are its cells separated by {other!r}? .csv needs ',', .tsv needs tabs)"
         return self.failure(message, 1)
 
-    def string(self, value: object, what: str, line: int) -> str:
+    def string(self, value: object, what: str, line: int | None) -> str:
         """Check that `value` is a string that can be written as UTF-8 and holds no NUL."""
         if not isinstance(value, str):
             raise self.failure(f"{what} must be a string, not {self.kind(value)}", line)
@@ -167,7 +212,7 @@ class TextFile:
                 ) from exc
         return value
 
-    def identifier(self, value: object, what: str, line: int) -> str:
+    def identifier(self, value: object, what: str, line: int | None) -> str:
         """Make a string that is not blank of a string or finite number: "7" of 7 and 7.0."""
         if isinstance(value, float):
             if not math.isfinite(value):
@@ -185,7 +230,7 @@ class TextFile:
             raise self.failure(f"{what} is empty: fill it in", line)
         return value
 
-    def identifiers(self, value: object, what: str, line: int) -> tuple[str, ...]:
+    def identifiers(self, value: object, what: str, line: int | None) -> tuple[str, ...]:
         """Read a JSON list of `identifier`s, without white space around them; null is none."""
         if value is None:
             return ()
@@ -222,15 +267,30 @@ class TextFile:
         hint = f": did you mean {' or '.join(near)}?" if near else ": check the path"
         raise self.failure(f"does not exist{hint}")
 
-    def _open(self) -> AbstractContextManager[BinaryIO | gzip.GzipFile]:
-        if self.is_stdin:
-            return nullcontext(sys.stdin.buffer)
-        return gzip.open(self._path) if self._packed else self._path.open("rb")
+    @contextmanager
+    def _open_packed(self) -> Iterator[BinaryIO]:
+        if self._copy:
+            with os.fdopen(os.dup(self._copy.fileno()), "rb") as stream:
+                stream.seek(0)
+                yield stream
+        elif self.is_stdin:
+            yield sys.stdin.buffer
+        else:
+            with self._path.open("rb") as stream:
+                yield stream
+
+    def _chunks(self) -> Iterator[bytes]:
+        try:
+            with self._open_packed() as stream:
+                while chunk := stream.read(_CHUNK):
+                    yield chunk
+        except OSError as exc:
+            raise self.failure(f"cannot be read: {exc.strerror or exc}") from exc
 
     def _raw_lines(self) -> Iterator[tuple[int, bytes]]:
         number = 0
         try:
-            with self._open() as stream:
+            with self.open_bytes() as stream:
                 for number, raw in enumerate(stream, start=1):
                     yield number, raw
         except (gzip.BadGzipFile, EOFError, zlib.error) as exc:

@@ -140,6 +140,7 @@ def labels(argv: Sequence[str] | None = None) -> int:
 
 def _show_labels(arguments: argparse.Namespace) -> int:
     from irr.labelling import hierarchy_of, print_survey, survey, warnings_of
+    from irr.vocabularies.problems import visible
 
     with _open_labels(arguments) as vocabulary:
         found = survey(vocabulary, arguments.language)
@@ -149,7 +150,7 @@ def _show_labels(arguments: argparse.Namespace) -> int:
             sys.stdout.write(f"warning: {warning}\n")
         errors = vocabulary.problems.errors
         for error in errors:
-            sys.stdout.write(f"error: {error}\n")
+            sys.stdout.write(visible(f"error: {error}") + "\n")
         sys.stdout.flush()
         if errors:
             then = "" if arguments.convert is None else "; nothing was converted"
@@ -158,7 +159,7 @@ def _show_labels(arguments: argparse.Namespace) -> int:
         if not found.labels:
             raise LabelSetError("holds no labels", path=vocabulary.problems.path)
         if arguments.convert:
-            _convert(vocabulary, arguments)
+            _convert(vocabulary, arguments, len(found.labels))
     return 0
 
 
@@ -177,10 +178,12 @@ def _open_labels(arguments: argparse.Namespace) -> Vocabulary:
     return read_vocabulary(source, arguments.labels_format, strict=False)
 
 
-def _convert(vocabulary: Vocabulary, arguments: argparse.Namespace) -> None:
+def _convert(vocabulary: Vocabulary, arguments: argparse.Namespace, expected: int) -> None:
     from irr.vocabularies.write import write_vocabulary
 
-    lost = write_vocabulary(vocabulary, arguments.convert, language=arguments.language)
+    lost = write_vocabulary(
+        vocabulary, arguments.convert, language=arguments.language, expected=expected
+    )
     sys.stdout.write(f"wrote {arguments.convert}\n")
     if lost:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in lost.items() if count)

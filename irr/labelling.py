@@ -14,6 +14,7 @@ from irr.labels import complaint
 from irr.types import Label
 from irr.vocabularies import FORMATS, Vocabulary
 from irr.vocabularies.concept import Concept
+from irr.vocabularies.problems import visible
 
 __all__ = ["HierarchyCounts", "Survey", "hierarchy_of", "print_survey", "survey", "warnings_of"]
 
@@ -132,14 +133,14 @@ def print_survey(
     """Print the page: folded to the terminal where there is one, else a row a line."""
     form = FORMATS.get(vocabulary.format, vocabulary.format)
     blocks = [
-        (f"{vocabulary.problems.path}: {form}", list(_counts(found, hierarchy))),
+        (visible(f"{vocabulary.problems.path}: {form}"), list(_counts(found, hierarchy))),
         *(
             (f"example {number}", list(_fields(concept, label)))
             for number, (concept, label) in enumerate(found.examples, start=1)
         ),
     ]
     for title, rows in blocks:
-        filled = [(name, _cut(value)) for name, value in rows if value]
+        filled = [(name, _cut(visible(value))) for name, value in rows if value]
         if stream.isatty():
             _print_folded(title, filled, stream)
         else:
@@ -149,7 +150,11 @@ def print_survey(
 
 
 def warnings_of(found: Survey, hierarchy: HierarchyCounts, vocabulary: Vocabulary) -> Iterator[str]:
-    """Say what is doubtful but can be used."""
+    """Say what is doubtful but can be used, a line each."""
+    yield from map(visible, _warnings(found, hierarchy, vocabulary))
+
+
+def _warnings(found: Survey, hierarchy: HierarchyCounts, vocabulary: Vocabulary) -> Iterator[str]:
     path = vocabulary.problems.path
     yield from vocabulary.problems.warnings()
     if found.same_names:

@@ -95,15 +95,17 @@ class LabelSet:
         or made up for is counted in a logged warning.
 
         Args:
-            path: a file, or the folder of a Hugging Face data set.
+            path: a file, "-" for standard input, or the folder of a Hugging Face data set.
             format: one of `irr.vocabularies.FORMATS`; None to recognise it.
             language: of names, as in BCP 47; "en" is also "en-GB". Labels that lack it have a
                 name in another. None for English where there are several languages and it is
-                one, else for the most frequent.
+                one, else for the most frequent; for the names outside "translations" in jsonl none
+                of whose lines has "language".
 
         Raises:
             LabelSetError: the file cannot be read as described; names the file and the line.
             ConfigurationError: no such format, no name in the language, or a package is missing.
+            OutputError: the folder of temporary files, where SKOS and streams go, is full.
         """
         if str(path) == ICD10CM:
             from irr.icd10cm import read_icd10cm  # It needs a package that not everybody has.

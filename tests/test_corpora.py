@@ -211,3 +211,60 @@ def test_errors(
 def test_an_unknown_format(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no corpus format 'x': name one of annif-folder"):
         read_corpus(put(tmp_path, "a.txt", ""), "x")
+
+
+@pytest.mark.parametrize("name", ["a", "a.tsv", "a.csv"])
+def test_a_text_that_begins_as_a_byte_order_mark_does(tmp_path: Path, name: str) -> None:
+    documents = [Document("1", "\ufeffA cat.", ("http://e/1",))]
+    write_annif_corpus(documents, tmp_path / name)
+    assert list(read_corpus(tmp_path / name)) == documents
+
+
+def test_a_carriage_return_in_annif_csv(tmp_path: Path) -> None:
+    documents = [Document("1", "A cat.\rIt purrs.", ("http://e/1",))]
+    write_annif_corpus(documents, tmp_path / "a.csv")
+    assert list(read_corpus(tmp_path / "a.csv")) == documents
+
+
+TASK = {"data": {"text": "a"}}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "gold"),
+    [
+        (None, None),
+        ([{"result": None}], ()),
+        ([{"result": [{"value": None}, {"value": {"choices": None, "taxonomy": None}}]}], ()),
+    ],
+)
+def test_nulls_of_label_studio(
+    tmp_path: Path, annotations: object, gold: tuple[str, ...] | None
+) -> None:
+    path = put(tmp_path, "a.json", json.dumps([{**TASK, "annotations": annotations}]))
+    assert list(read_corpus(path)) == [Document("1", "a", gold)]
+
+
+@pytest.mark.parametrize(
+    ("annotations", "message"),
+    [
+        (3, '"annotations" must be a list, not a number'),
+        ([3], '"annotations" must hold objects, not a number'),
+        ([{"result": "x"}], '"result" must be a list, not a string'),
+        ([{"result": [{"value": "x"}]}], '"value" must hold objects, not a string'),
+        ([{"result": [{"value": {"choices": "Dogs"}}]}], '"choices" must be a list of strings'),
+        ([{"result": [{"value": {"choices": [["x"]]}}]}], 'an entry of task 1: "choices" must'),
+        ([{"result": [{"value": {"taxonomy": ["x"]}}]}], '"taxonomy" must be a list of strings'),
+    ],
+)
+def test_label_studio_of_other_types(tmp_path: Path, annotations: object, message: str) -> None:
+    path = put(tmp_path, "a.json", json.dumps([{**TASK, "annotations": annotations}]))
+    with pytest.raises(DocumentError) as caught:
+        list(read_corpus(path))
+    assert "task 1" in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_scores_of_prodigy_are_numbers(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.jsonl", '{"text": "a", "cats": {"Cats": "high"}}')
+    with pytest.raises(DocumentError, match=r"a\.jsonl:1: .*the score of 'Cats' must be a number"):
+        list(read_corpus(path))

@@ -309,3 +309,18 @@ def test_labels_needs_neither_torch_nor_dspy(vocabulary: Path) -> None:
     )
     command = [sys.executable, "-c", code, "labels", str(vocabulary)]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_labels_shows_no_control_characters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    names = ["\x1b[31mcats", "\x1b[31mcats", ""]
+    rows = [{"id": str(number), "name": name} for number, name in enumerate(names)]
+    rows.append({"id": "\x9b2J", "name": "x", "parents": ["\x07"]})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, out, err = run_labels(capsys, path)
+    assert status == 3
+    assert "name  \\x1b[31mcats\n" in out
+    assert "id       \\x9b2J\n" in out
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", out + err)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from test_vocabularies_skos import put
 
-from irr.errors import ConfigurationError, LabelSetError
+import irr.vocabularies.lines
+from irr.cli import main
+from irr.errors import ConfigurationError, LabelSetError, OutputError
 from irr.labels import LabelSet
 from irr.types import Label
 from irr.vocabularies import read_vocabulary
+from irr.vocabularies.sniff import recognise
 from irr.vocabularies.write import write_vocabulary
 
 SKILLS = (
@@ -343,3 +351,191 @@ def test_a_name_that_tsv_cannot_hold_leaves_no_file(tmp_path: Path) -> None:
     ):
         write_vocabulary(vocabulary, tmp_path / "b.tsv")
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+STREAMED = {
+    "jsonl": '{"name": "cats", "language": "en", "translations": {"fi": {"name": "kissat"}}}\n',
+    "annif-csv": "uri,label_fi,label_en\ncats,kissat,cats\n",
+    "mesh": MESH.replace("Anti-Bacterial Agents", "cats").replace("Anti-Infective Agents", "dogs"),
+}
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[Callable[[str, bytes], Path]]:
+    """Makes named pipes that somebody writes into, once."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no named pipes here")
+    writers: list[Thread] = []
+
+    def make(name: str, content: bytes) -> Path:
+        path = tmp_path / name
+        os.mkfifo(path)
+        writers.append(Thread(target=path.write_bytes, args=[content], daemon=True))
+        writers[-1].start()
+        return path
+
+    yield make
+    for writer in writers:
+        writer.join()
+
+
+@pytest.mark.parametrize("form", STREAMED)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_pipe_can_be_gone_through_again(
+    pipe: Callable[[str, bytes], Path], form: str, packed: bool
+) -> None:
+    if form == "mesh":
+        pytest.importorskip("defusedxml", reason="defusedxml is not installed")
+    content = STREAMED[form].encode()
+    path = pipe("p.gz" if packed else "p", gzip.compress(content) if packed else content)
+    with read_vocabulary(path, form) as vocabulary:
+        first = [label.name for _, label in vocabulary.labelled()]
+        assert first[0] == "cats"
+        assert [label.name for _, label in vocabulary.labelled()] == first
+
+
+def test_a_pipe_is_converted_whole(pipe: Callable[[str, bytes], Path], tmp_path: Path) -> None:
+    content = "".join(f"label {number}\n" for number in range(100_000))
+    target = tmp_path / "a.jsonl"
+    assert main(["labels", str(pipe("a.txt", content.encode())), "--convert", str(target)]) == 0
+    assert LabelSet.read(target).names == content.splitlines()
+
+
+def test_standard_input_is_converted_whole(tmp_path: Path) -> None:
+    pytest.importorskip("pyoxigraph", reason="pyoxigraph is not installed")
+    target = tmp_path / "a.jsonl"
+    command = [sys.executable, "-m", "irr", "labels", "-", "--labels-format", "n-triples"]
+    line = '<a:1> <http://www.w3.org/2004/02/skos/core#prefLabel> "x" .\n'
+    subprocess.run(
+        [*command, "--convert", str(target)], input=line.encode(), check=True, capture_output=True
+    )
+    assert list(LabelSet.read(target)) == [Label("a:1", "x")]
+
+
+def test_a_pipe_that_the_temporary_folder_cannot_hold(pipe: Callable[[str, bytes], Path]) -> None:
+    resource = pytest.importorskip("resource", reason="no limits of resources here")
+    path = pipe("a.txt", b"cats\n" * 100_000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="environment variable TMPDIR"):
+            LabelSet.read(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_fewer_concepts_than_there_were_leave_the_old_file(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.txt", "cats\ndogs\n")
+    target = put(tmp_path, "b.jsonl", "old")
+    with (
+        read_vocabulary(path) as vocabulary,
+        pytest.raises(OutputError, match="gave 2 labels where it gave 3 before"),
+    ):
+        write_vocabulary(vocabulary, target, expected=3)
+    assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("rows", "language", "names"),
+    [
+        ([{"name": "cats"}, {"name": "language"}], None, ["cats", "language"]),
+        (
+            [{"name": "cats", "translations": {"fi": {"name": "kissat"}}}, {"name": "dogs"}],
+            None,
+            ["cats", "dogs"],
+        ),
+        (
+            [{"name": "cats", "translations": {"FI": {"name": "kissat"}}}, {"name": "dogs"}],
+            "fi",
+            ["kissat", "dogs"],
+        ),
+        (
+            [
+                {"name": "Hund", "language": "de", "translations": {"en": {"name": "dog"}}},
+                {"name": "cat", "language": "en", "translations": {"de": {"name": "Katze"}}},
+            ],
+            None,
+            ["dog", "cat"],
+        ),
+    ],
+)
+def test_the_language_of_json_lines(
+    tmp_path: Path, rows: list[dict[str, object]], language: str | None, names: list[str]
+) -> None:
+    path = put(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert LabelSet.read(path, language=language).names == names
+
+
+def test_a_key_between_two_chunks_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(tmp_path, "a.jsonl", '{"name": "Hund", "language": "de"}\n{"name": "cat"}\n')
+    monkeypatch.setattr(irr.vocabularies.lines, "_CHUNK", 5)
+    with read_vocabulary(path) as vocabulary:
+        assert vocabulary.languages == ({"de": 1, "": 1}, "de")
+
+
+def test_a_carriage_return_in_annif_csv(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.jsonl", '{"id": "a:1", "name": "x\\ry"}\n')
+    with read_vocabulary(path) as vocabulary:
+        write_vocabulary(vocabulary, tmp_path / "b.csv")
+    assert LabelSet.read(tmp_path / "b.csv").names == ["x\ry"]
+
+
+def test_ids_with_spaces_in_annif_tsv(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.txt", "use SQL\nbake bread\n")
+    with read_vocabulary(path) as vocabulary:
+        write_vocabulary(vocabulary, tmp_path / "b.tsv")
+    assert list(LabelSet.read(tmp_path / "b.tsv")) == list(LabelSet.read(path))
+
+
+def test_ids_with_angle_brackets_are_not_for_annif_tsv(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.txt", "a > b\n")
+    with (
+        read_vocabulary(path) as vocabulary,
+        pytest.raises(ConfigurationError, match="'a > b' has an angle bracket"),
+    ):
+        write_vocabulary(vocabulary, tmp_path / "b.tsv")
+
+
+def test_n_triples_with_tabs_are_not_annifs(tmp_path: Path) -> None:
+    assert recognise(put(tmp_path, "a.nt", '<a:1>\t<a:2>\t"x" .\n')) == "n-triples"
+
+
+def test_language_tags_of_annif_csv_are_in_their_usual_case(tmp_path: Path) -> None:
+    content = "uri,label_zh-Hant,label_en-GB\na:1,貓,cats\n"
+    with read_vocabulary(put(tmp_path, "a.csv", content)) as vocabulary:
+        write_vocabulary(vocabulary, tmp_path / "b.csv")
+    assert (tmp_path / "b.csv").read_text(encoding="utf-8") == content
+
+
+def test_a_language_twice_in_annif_csv(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.csv", "uri,label_en,label_EN\na:1,cats,dogs\n")
+    with pytest.raises(LabelSetError, match="has the column 'label_en' twice"):
+        LabelSet.read(path)
+
+
+def test_mesh_in_another_language(tmp_path: Path) -> None:
+    pytest.importorskip("defusedxml", reason="defusedxml is not installed")
+    path = put(tmp_path, "a.xml", MESH.replace('"eng"', '"ger"'))
+    with read_vocabulary(path) as vocabulary:
+        assert {tag for concept in vocabulary for tag, _ in concept.names} == {"de"}
+
+
+def test_a_bad_row_among_the_broader_relations_of_esco(tmp_path: Path) -> None:
+    path = put(tmp_path, "skills_en.csv", SKILLS)
+    relations = put(tmp_path, "broaderRelationsSkillPillar_en.csv", BROADER + "a,b\n")
+    with read_vocabulary(path, strict=False) as vocabulary:
+        concepts = list(vocabulary)
+        errors = [(error.path, error.line) for error in vocabulary.problems.errors]
+    assert [concept.parents for concept in concepts] == [("http://g/S4.8", "http://g/S4.9"), ()]
+    assert errors == [(str(relations), 4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.txt", b"cats\n\xff\ndogs\n"), ("a.csv", b"name\ncats\n\xff\ndogs\n")],
+)
+def test_where_reading_ends_is_told(tmp_path: Path, name: str, content: bytes) -> None:
+    with read_vocabulary(put(tmp_path, name, content), strict=False) as vocabulary:
+        assert [concept.id for concept in vocabulary] == ["cats"]
+        (error,) = vocabulary.problems.errors
+    assert str(error).endswith("Save the file as UTF-8; nothing after it was read")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import json
 import sys
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from irr.errors import ConfigurationError, LabelSetError
+import irr.vocabularies.skos
+from irr.errors import ConfigurationError, LabelSetError, OutputError
 from irr.labels import LabelSet
 from irr.types import Label
 from irr.vocabularies import read_vocabulary
@@ -296,3 +298,129 @@ def test_skos_to_skos_keeps_all_languages(tmp_path: Path) -> None:
     }
     assert said <= {(s, p, str(o), getattr(o, "language", None)) for s, p, o in after}
     assert set(after.subjects(rdflib.RDF.type, skos.Concept)) == kept
+
+
+LANGUAGES = f"""\
+<http://e/a> <{PREF}> "Tier"@de .
+<http://e/a> <{PREF}> "Animal"@en .
+<http://e/b> <{PREF}> "Hund"@de .
+<http://e/b> <{PREF}> "Dog"@en .
+"""
+
+
+def read_all(path: Path, form: str | None = None) -> tuple[list[Concept], list[str], list[str]]:
+    """The concepts, the warnings and the errors of a file."""
+    with read_vocabulary(path, form, strict=False) as vocabulary:
+        concepts = list(vocabulary)
+        problems = vocabulary.problems
+        return concepts, list(problems.warnings()), [str(error) for error in problems.errors]
+
+
+def test_skos_in_json_lines_has_the_same_default_names(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.nt", LANGUAGES)
+    with read_vocabulary(path) as vocabulary:
+        write_vocabulary(vocabulary, tmp_path / "a.jsonl")
+    for form in ("nt", "jsonl"):
+        labels = LabelSet.read(tmp_path / f"a.{form}")
+        assert labels.names == ["Animal", "Dog"]
+        assert LabelSet.read(tmp_path / f"a.{form}", language="de").names == ["Tier", "Hund"]
+        with pytest.raises(ConfigurationError, match=r"it has de \(2\), en \(2\)"):
+            LabelSet.read(tmp_path / f"a.{form}", language="xx")
+
+
+SKOS_CORE = "http://www.w3.org/2004/02/skos/core#"
+RELATIVE = {
+    "a.ttl": f'@prefix s: <{SKOS_CORE}> . @prefix : <#> .\n<#c1> s:prefLabel "x" .\n'
+    ':c2 s:prefLabel "y" ; s:broader <#c1> .\n',
+    "a.rdf": '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" '
+    f'xmlns:s="{SKOS_CORE}">'
+    '<s:Concept rdf:about="#c1"><s:prefLabel>x</s:prefLabel></s:Concept>'
+    '<s:Concept rdf:ID="c2"><s:prefLabel>y</s:prefLabel><s:broader rdf:resource="#c1"/>'
+    "</s:Concept></rdf:RDF>",
+    "a.jsonld": f'{{"@context": {{"@vocab": "{SKOS_CORE}"}}, "@graph": ['
+    '{"@id": "#c1", "prefLabel": "x"}, '
+    '{"@id": "#c2", "prefLabel": "y", "broader": {"@id": "#c1"}}]}',
+}
+
+
+@pytest.mark.parametrize("name", RELATIVE)
+def test_relative_iris_are_ids_as_they_stand(tmp_path: Path, name: str) -> None:
+    path = put(tmp_path, name, RELATIVE[name])
+    expected = [Label("#c1", "x"), Label("#c2", "y", parents=("#c1",))]
+    assert list(LabelSet.read(path)) == expected
+    with read_vocabulary(path) as vocabulary:
+        write_vocabulary(vocabulary, tmp_path / "again.ttl")
+    assert list(LabelSet.read(tmp_path / "again.ttl")) == expected
+
+
+def test_a_base_in_the_file_is_followed(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.ttl", f'@base <http://e/> . <#c1> <{PREF}> "x" .')
+    assert LabelSet.read(path).ids == ["http://e/#c1"]
+
+
+def test_blank_nodes_are_counted(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.nt", f'<a:1> <{PREF}> "x"@en .\n_:b <{PREF}> "y"@fi .\n')
+    concepts, warnings, errors = read_all(path)
+    assert [concept.id for concept in concepts] == ["a:1"]
+    kind = "concepts left out that are blank nodes: give each an IRI"
+    assert (warnings, errors) == ([f"{path}: 1 {kind}: y"], [])
+
+
+def test_malformed_language_tags_of_json_ld_are_counted(tmp_path: Path) -> None:
+    names = '[{"@value": "x", "@language": "en_US"}, {"@value": "y", "@language": "en-US"}]'
+    path = put(tmp_path, "a.jsonld", f'{{"@id": "a:1", "{PREF}": {names}}}')
+    concepts, warnings, _ = read_all(path)
+    assert concepts[0].names == (("en-us", "y"),)
+    kind = "texts left out whose language tag 'en_US' is not as in BCP 47"
+    assert warnings == [f"{path}: 1 {kind}: x"]
+
+
+@pytest.mark.parametrize(
+    ("tag", "iri", "line"),
+    [("en_US", "http://e/a", 3), ("en", "http://e/a b", 2)],
+)
+def test_errors_of_rdf_xml_name_the_line(tmp_path: Path, tag: str, iri: str, line: int) -> None:
+    content = (
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" '
+        f'xmlns:s="{SKOS_CORE}">\n<s:Concept rdf:about="{iri}">\n'
+        f'<s:prefLabel xml:lang="{tag}">x</s:prefLabel></s:Concept></rdf:RDF>'
+    )
+    with pytest.raises(LabelSetError) as caught:
+        LabelSet.read(put(tmp_path, "a.rdf", content))
+    assert caught.value.line == line
+
+
+@pytest.mark.parametrize("name", ["a.ttl", "a.rdf", "a.nt"])
+def test_utf_16_is_told(tmp_path: Path, name: str) -> None:
+    path = put(tmp_path, name, LANGUAGES.encode("utf-16"))
+    with pytest.raises(LabelSetError, match="looks like UTF-16: save it as UTF-8"):
+        LabelSet.read(path)
+
+
+@pytest.mark.parametrize("character", ["\x0b", "\r", "\uffff"])
+def test_what_xml_cannot_hold_is_refused(tmp_path: Path, character: str) -> None:
+    path = put(tmp_path, "a.jsonl", json.dumps({"id": "a:1", "name": f"x{character}y"}))
+    with (
+        read_vocabulary(path) as vocabulary,
+        pytest.raises(ConfigurationError, match=rf"a:1\) holds U\+{ord(character):04X}"),
+    ):
+        write_vocabulary(vocabulary, tmp_path / "b.rdf")
+    assert not (tmp_path / "b.rdf").exists()
+    with read_vocabulary(path) as vocabulary:
+        write_vocabulary(vocabulary, tmp_path / "b.nt")
+    assert LabelSet.read(tmp_path / "b.nt").names == [f"x{character}y"]
+
+
+def test_a_full_folder_of_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource", reason="no limits of resources here")
+    monkeypatch.setattr(irr.vocabularies.skos, "_CACHE_KIB", 1)
+    monkeypatch.setattr(irr.vocabularies.skos, "_BATCH", 100)
+    lines = (f'<http://e/{number}> <{PREF}> "{"x" * 100}" .\n' for number in range(5000))
+    path = put(tmp_path, "a.nt", "".join(lines))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="cannot write to the folder of temporary files"):
+            LabelSet.read(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

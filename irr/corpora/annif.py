@@ -8,7 +8,6 @@ Source: https://github.com/NatLibFi/Annif/wiki/Corpus-formats.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from irr.corpora.rows import distinct, objects, text_of
 from irr.errors import ConfigurationError, DocumentError, OutputError
 from irr.files import TextFile
 from irr.types import Document
-from irr.vocabularies.binary import create_binary, text_into
+from irr.vocabularies.binary import create_binary, table_into, text_into
 
 if TYPE_CHECKING:
     from irr.labels import LabelSet
@@ -122,21 +121,22 @@ def _uris(document: Document, labels: LabelSet | None) -> list[str]:
 
 
 def _write_tsv(documents: Iterable[Document], stream: BinaryIO, labels: LabelSet | None) -> None:
-    for document in documents:
+    for number, document in enumerate(documents):
         if any(character in document.text for character in "\t\r\n"):
             raise ConfigurationError(
                 f"the text of document {document.id!r} has a tab or line break: write csv instead"
             )
         uris = " ".join(f"<{uri}>" for uri in _uris(document, labels))
-        stream.write(f"{document.text}\t{uris}\n".encode())
+        text = document.text if number else _after_bom(document.text)
+        stream.write(f"{text}\t{uris}\n".encode())
 
 
 def _write_csv(documents: Iterable[Document], stream: BinaryIO, labels: LabelSet | None) -> None:
     with text_into(stream) as text:
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["document_id", "text", "subject_uris"])
+        write = table_into(text)
+        write(["document_id", "text", "subject_uris"])
         for document in documents:
-            table.writerow([document.id, document.text, " ".join(_uris(document, labels))])
+            write([document.id, document.text, " ".join(_uris(document, labels))])
 
 
 def _write_jsonl(documents: Iterable[Document], stream: BinaryIO, labels: LabelSet | None) -> None:
@@ -153,12 +153,17 @@ def _write_folder(documents: Iterable[Document], folder: Path, labels: LabelSet 
         for document in documents:
             if Path(document.id).name != document.id:
                 raise ConfigurationError(f"the id {document.id!r} cannot be the name of a file")
-            (folder / f"{document.id}.txt").write_bytes(document.text.encode())
+            (folder / f"{document.id}.txt").write_bytes(_after_bom(document.text).encode())
             if document.gold is not None:
                 subjects = "".join(_subject_lines(document, labels))
                 (folder / f"{document.id}.tsv").write_bytes(subjects.encode())
     except OSError as error:
         raise OutputError(f"cannot write into {folder}: {error.strerror or error}") from error
+
+
+def _after_bom(text: str) -> str:
+    """Put a byte order mark before a text that looks as if it began with one, which is lost."""
+    return "\ufeff" + text if text.startswith("\ufeff") else text
 
 
 def _subject_lines(document: Document, labels: LabelSet | None) -> Iterator[str]:

@@ -45,7 +45,13 @@ def _prodigy_labels(file: TextFile, value: dict[str, Any], line: int) -> tuple[s
     if "accept" in value:
         return file.identifiers(value["accept"], '"accept"', line)
     if isinstance(value.get("cats"), dict):
-        likely = [label for label, score in value["cats"].items() if score and score >= _LIKELY]
+        likely = []
+        for label, score in value["cats"].items():
+            if not isinstance(score, int | float | None):
+                told = f'in "cats", the score of {label!r} must be a number, not {file.kind(score)}'
+                raise file.failure(told, line)
+            if score is not None and score >= _LIKELY:
+                likely.append(label)
         return file.identifiers(likely, '"cats"', line)
     if "label" in value:
         return file.identifiers([value["label"]], '"label"', line)
@@ -60,6 +66,8 @@ def read_label_studio(file: TextFile, text_key: str) -> Iterator[Document]:
     except json.JSONDecodeError as error:
         message = f"malformed JSON: {error.msg} at column {error.colno}; export it again"
         raise file.failure(message, error.lineno) from error
+    except (ValueError, RecursionError) as error:
+        raise file.failure(f"JSON that cannot be read: {error}") from error
     if not isinstance(tasks, list):
         raise file.failure("must be a list of tasks: export it as JSON, not as JSON-MIN or CSV")
     for number, task in enumerate(tasks, start=1):
@@ -68,17 +76,49 @@ def read_label_studio(file: TextFile, text_key: str) -> Iterator[Document]:
             raise file.failure(
                 f'task {number} has no text under "data", "{text_key}": name its key'
             )
-        yield Document(str(task.get("id", number)), data[text_key], _choices(task))
+        given = task.get("id")
+        yield Document(
+            str(number) if given is None else file.identifier(given, f'task {number}: "id"', None),
+            file.string(data[text_key], f'task {number}: "{text_key}"', None),
+            _choices(file, task, f"task {number}"),
+        )
 
 
-def _choices(task: dict[str, Any]) -> tuple[str, ...] | None:
+def _choices(file: TextFile, task: dict[str, Any], where: str) -> tuple[str, ...] | None:
     """The choices of the annotation that is the truth, else of the first that was submitted."""
-    done = [each for each in task.get("annotations", ()) if not each.get("was_cancelled")]
+    annotations = _objects(file, task.get("annotations"), f'{where}: "annotations"')
+    done = [each for each in annotations if not each.get("was_cancelled")]
     if not done:
         return None
     annotation = next((each for each in done if each.get("ground_truth")), done[0])
-    values = [region.get("value", {}) for region in annotation.get("result", ())]
-    chosen = [choice for value in values for choice in value.get("choices", ())]
+    regions = _objects(file, annotation.get("result"), f'{where}: "result"')
+    given = [region.get("value") for region in regions]
+    values = _objects(file, [{} if each is None else each for each in given], f'{where}: "value"')
+    chosen = [
+        choice
+        for value in values
+        for choice in file.identifiers(value.get("choices"), f'{where}: "choices"', None)
+    ]
     # A taxonomy names the way from the top; the label is its last step.
-    chosen += [way[-1] for value in values for way in value.get("taxonomy", ()) if way]
-    return distinct(map(str, chosen))
+    what = f'{where}: "taxonomy"'
+    for value in values:
+        ways = _list(file, value.get("taxonomy"), what)
+        chosen += [steps[-1] for way in ways if (steps := file.identifiers(way, what, None))]
+    return distinct(chosen)
+
+
+def _objects(file: TextFile, value: object, what: str) -> list[dict[str, Any]]:
+    """A list of JSON objects; null is none."""
+    items = _list(file, value, what)
+    for item in items:
+        if not isinstance(item, dict):
+            raise file.failure(f"{what} must hold objects, not {file.kind(item)}: export it again")
+    return items
+
+
+def _list(file: TextFile, value: object, what: str) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise file.failure(f"{what} must be a list, not {file.kind(value)}: export it again")
+    return value

@@ -8,7 +8,7 @@ own, an entry in `FORMATS`, a rule in `sniff`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,8 +17,8 @@ from typing import Self
 from irr.errors import ConfigurationError, InputError, LabelSetError
 from irr.files import TextFile
 from irr.types import Label
-from irr.vocabularies.concept import Concept, choose_language, labels_of, languages_to_try, matches
-from irr.vocabularies.lines import read_jsonl, read_txt
+from irr.vocabularies.concept import Concept, Languages, labels_of, languages_to_try, matches
+from irr.vocabularies.lines import count_languages, read_jsonl, read_txt
 from irr.vocabularies.problems import Problems
 from irr.vocabularies.sniff import recognise
 from irr.vocabularies.tables import (
@@ -64,7 +64,8 @@ class Vocabulary:
         problems: where the readers report.
         start: starts reading, from the first concept.
         count: tells how many names each language tag has, where a concept may have names in
-            several; None where the first name of each is the one to take.
+            several, nothing where none has a tag; None where the first name of each is the one
+            to take.
         close: frees what reading took.
     """
 
@@ -74,7 +75,7 @@ class Vocabulary:
         problems: Problems,
         start: Callable[[Problems], Iterator[Concept]],
         *,
-        count: Callable[[], Mapping[str, int]] | None = None,
+        count: Callable[[], Languages] | None = None,
         close: Callable[[], None] | None = None,
     ) -> None:
         self.format = format
@@ -92,7 +93,8 @@ class Vocabulary:
 
         Args:
             language: a BCP 47 range ("en" is also "en-GB"). None for English where there are
-                several languages and it is one of them, else for the most frequent.
+                several languages and it is one of them, else for the most frequent; in JSON lines
+                none of which has "language", for the names outside "translations".
 
         Raises:
             ConfigurationError: no name is in that language.
@@ -101,9 +103,9 @@ class Vocabulary:
         return labels_of(self._concepts(problems), self._to_try(language), problems)
 
     @cached_property
-    def languages(self) -> Mapping[str, int]:
+    def languages(self) -> Languages:
         """The number of names of each language tag, where names are in several languages."""
-        return self._count() if self._count else {}
+        return self._count() if self._count else Languages()
 
     def close(self) -> None:
         """Free what reading took; nothing can be read after that."""
@@ -125,12 +127,12 @@ class Vocabulary:
         try:
             yield from self._start(problems)
         except InputError as error:
-            problems.add(error)
+            problems.stop(error)
 
     def _to_try(self, language: str | None) -> tuple[str, ...]:
-        counts = self.languages
+        counts, default = self.languages
         if language is None:
-            return languages_to_try(choose_language(counts), counts) if counts else ()
+            return languages_to_try(default, counts) if counts else ()
         if counts and not any(matches(tag, language) for tag in counts) and any(counts):
             found = ", ".join(f"{tag or 'none'} ({count:,})" for tag, count in counts.items())
             raise ConfigurationError(
@@ -148,7 +150,7 @@ def read_vocabulary(
     """Open a file or folder of labels.
 
     Args:
-        path: plain or gzip (.gz).
+        path: plain or gzip (.gz); a stream is first copied to a temporary file.
         format: one of `FORMATS`; None to recognise it by the content.
         strict: raise the first error; else keep all in the vocabulary's `problems`.
 
@@ -156,8 +158,9 @@ def read_vocabulary(
         LabelSetError: there is no such file, its format is not known, or, while reading and when
             strict, it is malformed; names the file and the line.
         ConfigurationError: no such format; or it needs a package that is not installed.
+        OutputError: the folder of temporary files is full.
     """
-    problems = Problems(path, strict=strict)
+    problems = Problems("<stdin>" if str(path) == "-" else path, strict=strict)
     known = format or recognise(Path(path))
     if known is not None and known not in FORMATS:
         names = ", ".join(FORMATS)
@@ -172,17 +175,23 @@ def read_vocabulary(
             "cannot tell its format by its content or name: choose it with --labels-format "
             f"({', '.join(FORMATS)})"
         )
+    file.keep()
     if known in _RDF:
         from irr.vocabularies.skos import SkosStore
 
-        store = SkosStore(file, known, problems)
-        languages = lambda: store.languages  # noqa: E731
-        return Vocabulary(known, problems, store.concepts, count=languages, close=store.close)
+        try:
+            store = SkosStore(file, known, problems)
+        finally:
+            file.close()
+        count = partial(Languages.of, store.languages)
+        return Vocabulary(known, problems, store.concepts, count=count, close=store.close)
     reader = _reader(known)
-    if known == "annif-csv":
-        count = partial(_count_languages, reader, file, problems.muted())
-        return Vocabulary(known, problems, partial(reader, file), count=count)
-    return Vocabulary(known, problems, partial(reader, file))
+    counts: dict[str, Callable[[], Languages]] = {
+        "annif-csv": partial(_count_languages, reader, file, problems.muted()),
+        "jsonl": partial(count_languages, file),
+    }
+    start = partial(reader, file)
+    return Vocabulary(known, problems, start, count=counts.get(known), close=file.close)
 
 
 _RDF = ("turtle", "n-triples", "n-quads", "rdf-xml", "json-ld")
@@ -210,10 +219,10 @@ def _reader(name: str) -> Reader:
     return readers[name]
 
 
-def _count_languages(reader: Reader, file: TextFile, muted: Problems) -> Mapping[str, int]:
+def _count_languages(reader: Reader, file: TextFile, muted: Problems) -> Languages:
     counts: Counter[str] = Counter()
     # What is wrong is told by the pass that makes labels.
     with suppress(InputError):
         for concept in reader(file, muted):
             counts.update(tag for tag, _ in concept.names)
-    return counts
+    return Languages.of(counts)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import importlib
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +16,7 @@ from irr.errors import ConfigurationError, OutputError
 from irr.files import TextFile
 from irr.vocabularies.problems import Problems
 
-__all__ = ["create_binary", "import_extra", "open_binary", "text_into"]
+__all__ = ["create_binary", "import_extra", "open_binary", "table_into", "text_into"]
 
 _FLUSHED = 1 << 20
 _BOM = b"\xef\xbb\xbf"
@@ -28,9 +29,8 @@ def open_binary(file: TextFile, problems: Problems) -> Iterator[BinaryIO]:
     Raises:
         InputError: of the class of `file`: the system refuses to read it.
     """
-    path = Path(file.name)
     try:
-        with _open(path) as raw, _Stream(raw) as stream:
+        with file.open_bytes() as raw, _Stream(raw) as stream:
             yield stream
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         problems.error(f"broken gzip ({error}): copy or pack the file again")
@@ -73,6 +73,18 @@ def text_into(stream: BinaryIO) -> Iterator[io.TextIOWrapper]:
     text.detach()
 
 
+def table_into(text: io.TextIOBase) -> Callable[[Sequence[str]], object]:
+    """Make a function that writes a row of a csv file, quoting cells that need it."""
+    plain = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+
+    def write(row: Sequence[str]) -> None:
+        # The module quotes a carriage return only where it ends lines.
+        (quoted if any("\r" in cell for cell in row) else plain).writerow(row)
+
+    return write
+
+
 def import_extra(module: str, what: str, extra: str = "formats") -> Any:
     """Import a module of an optional package.
 
@@ -84,10 +96,6 @@ def import_extra(module: str, what: str, extra: str = "formats") -> Any:
     except ImportError as error:
         message = f'{what} needs a package: pip install "irr[{extra}]"'
         raise ConfigurationError(message) from error
-
-
-def _open(path: Path) -> Any:
-    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 class _Stream(io.BufferedReader):

@@ -15,16 +15,30 @@ from irr.vocabularies.problems import Problems
 
 __all__ = [
     "Concept",
+    "Languages",
     "Tagged",
     "choose_language",
     "concept_of",
     "labels_of",
     "languages_to_try",
     "matches",
+    "usual_case",
 ]
 
 Tagged = tuple[str, str]
 """A language tag in lower case ("" for none), and a text."""
+
+
+class Languages(NamedTuple):
+    """The number of names of each tag, nothing where none has one, and the default range."""
+
+    counts: Mapping[str, int] = {}
+    default: str = ""
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int]) -> Languages:
+        """Choose the default by the counts, see `choose_language`."""
+        return cls(counts, choose_language(counts))
 
 
 class Concept(NamedTuple):
@@ -94,6 +108,22 @@ def matches(tag: str, wanted: str) -> bool:
     """
     wanted = wanted.lower()
     return tag == wanted or (bool(wanted) and tag.startswith(wanted + "-"))
+
+
+def usual_case(tag: str) -> str:
+    """Write a tag as is usual (RFC 5646, 2.1.1).
+
+    >>> usual_case("zh-hant-tw"), usual_case("en-gb"), usual_case("de-1996"), usual_case("")
+    ('zh-Hant-TW', 'en-GB', 'de-1996', '')
+    """
+    first, *others = tag.split("-")
+    cased = [first.lower()]
+    for subtag in others:
+        # Whatever follows a singleton is an extension, in lower case.
+        extended = any(len(before) == 1 for before in cased)
+        change = None if extended else {2: str.upper, 4: str.title}.get(len(subtag))
+        cased.append(change(subtag) if change else subtag.lower())
+    return "-".join(cased)
 
 
 def choose_language(counts: Mapping[str, int]) -> str:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import logging
+import zlib
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 
 from irr.errors import InputError
 from irr.files import TextFile
-from irr.vocabularies.concept import Concept, Tagged
+from irr.vocabularies.concept import Concept, Languages, Tagged
 from irr.vocabularies.problems import Problems
 
-__all__ = ["concept_to_json", "read_jsonl", "read_txt"]
+__all__ = ["concept_to_json", "count_languages", "read_jsonl", "read_txt"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +29,9 @@ _TEXTS = {
     "scope_note": "scope_notes",
 }
 _KEYS = {"id", "name", "label", "parents", "language", "notations", "translations", *_TEXTS}
+# Lines without these keys are in no language.
+_LANGUAGE_KEYS = (b'"language"', b'"translations"')
+_CHUNK = 1 << 20
 _ESCAPES = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
@@ -63,6 +69,52 @@ def read_jsonl(file: TextFile, problems: Problems) -> Iterator[Concept]:
             problems.add(error)
     if unused:
         logger.info("%s: not used: %s", file.name, ", ".join(sorted(unused)))
+
+
+def count_languages(file: TextFile) -> Languages:
+    """Count the names of each language tag.
+
+    A file that names no language is not parsed for it, only searched for the words. Where no line
+    says in which language its own name is, those names are the default, not the translations.
+    """
+    counts: Counter[str] = Counter()
+    tagged = False
+    # What is wrong is told by the pass that makes labels.
+    with suppress(OSError, EOFError, zlib.error):
+        if _names_languages(file):
+            with file.open_bytes() as stream:
+                for raw in stream:
+                    tags = _tags(raw)
+                    tagged = tagged or any(tags[:1])
+                    counts.update(tags)
+    if not any(counts):
+        return Languages()
+    return Languages.of(counts) if tagged else Languages(counts)
+
+
+def _names_languages(file: TextFile) -> bool:
+    overlap = max(map(len, _LANGUAGE_KEYS)) - 1
+    before = b""
+    with file.open_bytes() as stream:
+        while chunk := stream.read(_CHUNK):
+            text = before + chunk
+            if any(key in text for key in _LANGUAGE_KEYS):
+                return True
+            before = text[-overlap:]
+    return False
+
+
+def _tags(raw: bytes) -> list[str]:
+    """The language tag of each name in a line, its own first; none where it is malformed."""
+    if not any(key in raw for key in _LANGUAGE_KEYS):
+        return [""] if raw.strip() else []
+    with suppress(ValueError, RecursionError, AttributeError):
+        value = json.loads(raw)
+        tags = [value.get("language") or ""]
+        translations = value.get("translations") or {}
+        tags += [tag for tag, texts in translations.items() if texts.get("name") is not None]
+        return [tag.strip().lower() for tag in tags]
+    return []
 
 
 def _concept(file: TextFile, value: dict[str, object], line: int) -> Concept:

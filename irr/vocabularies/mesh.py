@@ -24,6 +24,12 @@ __all__ = ["read_mesh"]
 
 _ROOT = "DescriptorRecordSet"
 _RECORD = "DescriptorRecord"
+# MeSH has the bibliographic codes of ISO 639-2, BCP 47 the shortest there are.
+_LANGUAGES = {
+    "chi": "zh", "cze": "cs", "dut": "nl", "eng": "en", "fin": "fi", "fre": "fr", "ger": "de",
+    "hrv": "hr", "ita": "it", "jpn": "ja", "lav": "lv", "nor": "no", "pol": "pl", "por": "pt",
+    "rus": "ru", "scr": "hr", "slv": "sl", "spa": "es", "swe": "sv",
+}  # fmt: skip
 _SCOPE_NOTE = "ConceptList/Concept[@PreferredConceptYN='Y']/ScopeNote"
 
 
@@ -34,11 +40,10 @@ def read_mesh(file: TextFile, problems: Problems) -> Iterator[Concept]:
     for event, element in read_elements(file, _ROOT, problems):
         if root is None:
             root = element
-            language = (
-                "en" if root.get("LanguageCode", "eng") == "eng" else root.get("LanguageCode")
-            )
+            code = root.get("LanguageCode", "eng")
+            language = _LANGUAGES.get(code, code)
         elif event == "end" and element.tag == _RECORD:
-            concepts += _descriptor(element, language or "", len(concepts) + 1, problems)
+            concepts += _descriptor(element, language, len(concepts) + 1, problems)
             root.clear()
     # Parents may follow their children, so their ids are known at the end only.
     owners = {number: concept.id for concept in concepts for number in concept.notations}

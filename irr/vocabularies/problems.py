@@ -6,15 +6,19 @@ for somebody to look at; warnings counted by kind, with the first few places.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 
 from irr.errors import InputError, LabelSetError
 
-__all__ = ["Problems"]
+__all__ = ["Problems", "visible"]
 
 _EXAMPLES = 5
+# A terminal obeys the first kind; the second ends lines.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Problems:
@@ -50,6 +54,15 @@ class Problems:
             raise error
         self.errors.append(error)
 
+    def stop(self, error: InputError) -> None:
+        """Report an error after which nothing in the file was read."""
+        if self._strict or error.line is None or error.path is None:
+            self.add(error)
+            return
+        told = str(error).removeprefix(f"{error.path}:{error.line}: ").rstrip(".")
+        message = f"{told}; nothing after it was read"
+        self.add(type(error)(message, path=error.path, line=error.line))
+
     def count(self, kind: str, example: str = "", line: int | None = None) -> None:
         """Count something left out or made up for, such as "deprecated concepts left out"."""
         if self._muted:
@@ -66,8 +79,23 @@ class Problems:
             examples = self._examples[kind]
             more = ", …" if count > len(examples) else ""
             named = f": {', '.join(examples)}{more}" if examples else ""
-            yield f"{self.path}: {count:,} {kind}{named}"
+            yield visible(f"{self.path}: {count:,} {kind}{named}")
+
+    def about(self, path: str | Path) -> Problems:
+        """Make one for another file, whose errors and warnings are kept together with these."""
+        other = copy(self)
+        other.path = str(path)
+        return other
 
     def muted(self) -> Problems:
         """Make a silent one for the same file."""
         return Problems(self.path, strict=False, muted=True)
+
+
+def visible(text: str) -> str:
+    r"""Write control characters as Python writes them in strings, so that a terminal is safe.
+
+    >>> print(visible("\x1b[2Jcats\n"))
+    \x1b[2Jcats\n
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -3,7 +3,8 @@
 In: an RDF file. Out: concepts in the order in which the file first speaks of them. Read are
 prefLabel, altLabel, hiddenLabel, definition, scopeNote, broader, narrower (turned round), notation
 and owl:deprecated; where there is no prefLabel, rdfs:label; for a definition, dcterms:description.
-Mappings, other relations and SKOS-XL are not.
+Mappings, other relations and SKOS-XL are not. A relative IRI of a file without a base is an id as
+it stands; concepts that are blank nodes have no id, and are counted.
 
 Source: SKOS Reference, W3C Recommendation 18 August 2009.
 """
@@ -14,12 +15,14 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from urllib.parse import unquote
 
 from irr.files import TextFile
+from irr.seen import temporary_failure
 from irr.vocabularies.concept import Concept, Tagged
 from irr.vocabularies.problems import Problems
-from irr.vocabularies.rdf import Statement, oxigraph, read_statements
+from irr.vocabularies.rdf import BASE_IRI, Statement, oxigraph, read_statements
 
 __all__ = ["OWN_IRI", "RDF_TYPE", "SKOS", "SkosStore"]
 
@@ -45,6 +48,7 @@ _FIELDS = {
     "http://www.w3.org/2000/01/rdf-schema#label": "labels",
     "http://purl.org/dc/terms/description": "descriptions",
 }
+_BLANK = "_:"
 _OF_NODES = {"parents", "types"}
 _BATCH = 10_000
 _CACHE_KIB = 65_536
@@ -64,31 +68,37 @@ class SkosStore:
         file: the RDF file, read here and now.
         form: one of `RDF_FORMATS`.
         problems: where malformed lines are reported.
+
+    Raises:
+        OutputError: the folder of temporary files is full.
     """
 
     def __init__(self, file: TextFile, form: str, problems: Problems) -> None:
         self.languages: Counter[str] = Counter()
         # A database without a name is a file that SQLite deletes.
         self._database = sqlite3.connect("", isolation_level=None)
-        self._database.executescript(
-            f"""
-            PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -{_CACHE_KIB};
-            CREATE TABLE run (number INTEGER PRIMARY KEY, subject TEXT, entries TEXT);
-            CREATE TABLE narrower (child TEXT, parent TEXT);
-            BEGIN;
-            """
-        )
-        self._fill(read_statements(file, form, problems))
-        self._database.execute("CREATE INDEX run_of ON run (subject, number)")
-        self._database.execute("CREATE INDEX parent_of ON narrower (child)")
-        self._database.execute("COMMIT")
+        with _full_disk_told():
+            self._database.executescript(
+                f"""
+                PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
+                PRAGMA cache_size = -{_CACHE_KIB};
+                CREATE TABLE run (number INTEGER PRIMARY KEY, subject TEXT, entries TEXT);
+                CREATE TABLE narrower (child TEXT, parent TEXT);
+                BEGIN;
+                """
+            )
+            self._fill(read_statements(file, form, problems))
+            self._database.execute("CREATE INDEX run_of ON run (subject, number)")
+            self._database.execute("CREATE INDEX parent_of ON narrower (child)")
+            self._database.execute("COMMIT")
 
     def concepts(self, problems: Problems) -> Iterator[Concept]:
         """Yield the concepts; what is deprecated or has no name is counted."""
-        for subject, entries in self._grouped():
-            concept = _concept(subject, entries, problems)
-            if concept is not None:
-                yield concept
+        with _full_disk_told():
+            for subject, entries in self._grouped():
+                concept = _concept(subject, entries, problems)
+                if concept is not None:
+                    yield concept
 
     def close(self) -> None:
         """Delete the database."""
@@ -121,12 +131,13 @@ class SkosStore:
             if relation == _NARROWER and isinstance(value, node) and isinstance(subject, node):
                 narrower.append((value.value, subject.value))
             kind = node if field in _OF_NODES else literal
-            if field is None or not isinstance(value, kind) or not isinstance(subject, node):
+            if field is None or not isinstance(value, kind):
                 continue
             tag = (value.language or "").lower() if kind is literal else ""
-            if field == "names":
+            is_blank = not isinstance(subject, node)
+            if field == "names" and not is_blank:
                 self.languages[tag] += 1
-            iri = subject.value
+            iri = str(subject) if is_blank else subject.value
             if iri != last:
                 if entries:
                     yield last, entries
@@ -158,6 +169,14 @@ class SkosStore:
             yield subject, list(dict.fromkeys(found))
 
 
+@contextmanager
+def _full_disk_told() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise temporary_failure(error) from error
+
+
 def _any(database: sqlite3.Connection, query: str) -> bool:
     return database.execute(query + " LIMIT 1").fetchone() is not None
 
@@ -171,6 +190,10 @@ def _concept(subject: str, entries: Iterable[Entry], problems: Problems) -> Conc
             fields.setdefault(field, []).append((tag, text.strip()))
     types = {type_ for _, type_ in fields.get("types", ())}
     if _CONCEPT not in types and (types & _OTHER_TYPES or "names" not in fields):
+        return None
+    if subject.startswith(_BLANK):
+        name = next((text for _, text in fields.get("names") or fields.get("labels") or ()), "")
+        problems.count("concepts left out that are blank nodes: give each an IRI", name)
         return None
     id_ = _own_id(subject)
     if any(value in ("true", "1") for _, value in fields.get("deprecated", ())):
@@ -208,4 +231,6 @@ def _filled(texts: Iterable[Tagged]) -> tuple[Tagged, ...]:
 
 
 def _own_id(iri: str) -> str:
-    return unquote(iri.removeprefix(OWN_IRI)) if iri.startswith(OWN_IRI) else iri
+    if iri.startswith(OWN_IRI):
+        return unquote(iri.removeprefix(OWN_IRI))
+    return iri.removeprefix(BASE_IRI) or iri

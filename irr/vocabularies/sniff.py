@@ -38,7 +38,7 @@ _NODE = r"(?:<[^<>\s]*>|_:\S+)"
 _VALUE = rf'(?:{_NODE}|"(?:[^"\\]|\\.)*"(?:@[\w-]+|\^\^<[^<>\s]*>)?)'
 _TRIPLE = re.compile(rf"\s*{_NODE}\s+<[^<>\s]*>\s+{_VALUE}\s*(?P<graph>{_NODE})?\s*\.\s*(?:#.*)?")
 _TURTLE = re.compile(r"^\s*(?:@prefix|@base|prefix|base)\s", re.IGNORECASE | re.MULTILINE)
-_ANNIF_LINE = re.compile(r"(?:<[^<>\s]+>|[A-Za-z][\w+.-]*://[^\s,;]+)(?:\t[^\t]*){1,2}")
+_ANNIF_LINE = re.compile(r"(?:<[^<>\t]+>|[A-Za-z][\w+.-]*://[^\s,;]+)(?:\t[^\t]*){1,2}")
 _ORDER_LINE = re.compile(r"\d{5} [A-Z]\w{2,6} +[01] .{60} \S")
 _JSON_LD = re.compile(r'"@(?:context|graph|id)"\s*:')
 
@@ -82,11 +82,11 @@ def _by_content(head: str, ending: str) -> str | None:
     if ending in (".ttl", ".n3"):
         return None
     statements = [line for line in lines if not line.lstrip().startswith("#")][:100]
-    if _ANNIF_LINE.fullmatch(first):
+    matched = _TRIPLE.fullmatch(statements[0]) if statements else None
+    if not matched and _ANNIF_LINE.fullmatch(first):
         return "annif-tsv"
     if _TURTLE.search(start) and ending not in (".txt", ".tsv"):
         return "turtle"
-    matched = _TRIPLE.fullmatch(statements[0]) if statements else None
     if matched:
         return "n-quads" if matched["graph"] else "n-triples"
     if start[:1] in ("{", "[") and _JSON_LD.search(start):

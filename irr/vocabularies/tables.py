@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from irr.errors import LabelSetError
+from irr.errors import InputError, LabelSetError
 from irr.files import TextFile, split_cell
 from irr.vocabularies.concept import Concept, Tagged
 from irr.vocabularies.problems import Problems
@@ -135,14 +135,17 @@ def _esco_parents(
         problems.count("table of broader relations is not beside the file", start)
         return parents
     relations = TextFile(found, LabelSetError)
-    header, rows = relations.table(",")
+    header, rows = _table(relations, ",", problems.about(found))
     child, parent = (relations.column(header, [name]) for name in ("conceptUri", "broaderUri"))
     if child is None or parent is None:
         raise relations.missing_column(
             header, ["broaderUri" if child is not None else "conceptUri"]
         )
-    for _, row in rows:
-        parents.setdefault(row[child].strip(), []).append(row[parent].strip())
+    try:
+        for _, row in rows:
+            parents.setdefault(row[child].strip(), []).append(row[parent].strip())
+    except InputError as error:
+        problems.stop(error)
     return parents
 
 
@@ -164,6 +167,9 @@ def read_annif_csv(file: TextFile, problems: Problems) -> Iterator[Concept]:
     """
     header, rows = _table(file, ",", problems)
     columns = {cell.casefold(): place for place, cell in enumerate(header)}
+    for name in columns:
+        if name in ("uri", "notation") or name.startswith("label_"):
+            file.column(header, [name])  # It raises where there are two of the name.
     languages = {
         name.removeprefix("label_"): place
         for name, place in columns.items()
