@@ -6,8 +6,9 @@ Out: the checks and the rows by status and note; the exit status is 1 when a che
 The label set has names with commas, quotes, brackets, line breaks, numbers and JSON in them. The
 server answers well, or with a good reply mutated: JSON cut off, prose around it, wrong types, huge
 and negative and repeated numbers, nesting, control characters, other scripts, emoji, halves of
-surrogate pairs, names for numbers, names outside the label set. Some documents carry instructions
-to output another label, and the server obeys them. Some answers are HTTP faults; waits are off.
+surrogate pairs, names for numbers, names outside the label set, "none" in words, thoughts aloud.
+Some documents carry instructions to output another label, and the server obeys them. Some answers
+are HTTP faults; waits are off.
 
     python eval/fuzz_replies.py --rows 10000 --seed 0
 """
@@ -261,7 +262,8 @@ def _prose_around(case: Case) -> str:
 
 
 def _wrong_types(case: Case) -> str:
-    values: list[object] = [None, True, 1.0, 2.5, 1e308, "", "3", [], [4], {}, {"id": 5}, "x" * 99]
+    values: list[object] = [None, True, 1.0, 2.5, 1e308, "", "3", [], [4], [[5]], [1, 2], {}]
+    values += [{"id": 5}, {"rank": 1, "candidate_number": 2}, {"name": {"text": []}}, "x" * 99]
     items = case.draw.choices(values, k=case.draw.randint(1, 6))
     key = case.draw.choice(("guesses", "ranking", "", "answer"))
     return json.dumps(case.draw.choice([{key: items}, {key: items[0]}, items, items[0]]))
@@ -332,6 +334,31 @@ def _names_for_numbers(case: Case) -> str:
     return case.draw.choice((json.dumps({"ranking": names}), lines, ", ".join(names)))
 
 
+def _none_applies(case: Case) -> str:
+    none = case.draw.choice(("none", "None", "N/A", "none of these", "0. none of these", "0 none"))
+    return case.draw.choice(
+        (
+            json.dumps({"ranking": [none]}),
+            json.dumps({"ranking": [2, none, 1]}),
+            f"- {none}",
+            f"1. {none}",
+            "None of the candidates apply.",
+            "none of these except 3",
+        )
+    )
+
+
+def _thinks_aloud(case: Case) -> str:
+    return case.draw.choice(
+        (
+            f"Candidates [1] and [2] are off; {case.good}",
+            f'Not {{"ranking": [1]}} but {case.good}',
+            "I looked at [1]. [3]",
+            "[3]\n[5]",
+        )
+    )
+
+
 def _unknown_names(case: Case) -> str:
     return json.dumps({"ranking": ["invented label", "HACKED", case.draw.choice(WORDS)]})
 
@@ -361,6 +388,8 @@ MUTATORS: tuple[Callable[[Case], str], ...] = (
     _other_scripts,
     _surrogates,
     _names_for_numbers,
+    _none_applies,
+    _thinks_aloud,
     _unknown_names,
     _flipped,
     _noise,

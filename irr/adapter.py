@@ -131,7 +131,7 @@ class ListAdapter(dspy.Adapter):
 
 
 def read_list(signature: Any, completion: str) -> list[Any]:
-    """The list in a reply: guesses (str), or picks (int above 0, or str where it wrote names).
+    """The list in a reply: guesses (str), or picks (int, or str where it wrote words).
 
     Raises:
         ReplyError: there is none that can be read.

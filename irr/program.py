@@ -54,6 +54,7 @@ class _Stages:
     picks: Sequence[int] | None = None
     guesses: Sequence[str] = ()
     notes: Sequence[str] = ()
+    unread: frozenset[int] = frozenset()
 
 
 class InferRetrieveRank:
@@ -68,9 +69,10 @@ class InferRetrieveRank:
         in_flight: the most LM requests at once.
         prompts: the wording that Infer and Rank were made with; saved with the program.
         selection: which labels may come out; not saved with the program. A document may narrow
-            it by its own.
+            it by its own. Fixed, as `prefer` is: `variant` makes a program with another.
         prefer: which level of the hierarchy, see `irr.hierarchy.back_off`; not saved either.
-        picked_only: leave out labels that Rank did not pick, where it answered; not saved either.
+        picked_only: leave out labels that Rank did not pick, where its reply about them could be
+            read; not saved either.
 
     Use `irr.build.build_program` to make one from names and files.
     """
@@ -98,13 +100,23 @@ class InferRetrieveRank:
         self.rank = rank
         self.fusion = fusion
         self.in_flight = in_flight
-        self.selection = selection
-        self.prefer = prefer
+        self._selection = selection
+        self._prefer: Prefer = prefer
         self.picked_only = picked_only
         self._fitting: set[Selection] = set()
         self._gatherings: WeakKeyDictionary[asyncio.AbstractEventLoop, Gathering] = (
             WeakKeyDictionary()
         )
+
+    @property
+    def selection(self) -> Selection | None:
+        """Which labels may come out."""
+        return self._selection
+
+    @property
+    def prefer(self) -> Prefer:
+        """Which level of the hierarchy comes out."""
+        return self._prefer
 
     def variant(self, **changes: Any) -> InferRetrieveRank:
         """This program with other stages or settings: any of the constructor's arguments."""
@@ -266,8 +278,8 @@ class InferRetrieveRank:
         text = document.text
         guesses, notes = await self._infer(text)
         candidates = await self._retrieve(Query(text, guesses, document.selection))
-        order, picks, more_notes = await self._rank(text, candidates)
-        return _Stages(candidates, order, picks, guesses, [*notes, *more_notes])
+        stages = await self._rank(text, candidates)
+        return replace(stages, guesses=guesses, notes=[*notes, *stages.notes])
 
     async def _infer(self, text: str) -> tuple[Sequence[str], Sequence[str]]:
         if self.infer is None:
@@ -283,11 +295,9 @@ class InferRetrieveRank:
             gathering = self._gatherings[loop] = Gathering(self.find_many)
         return await gathering.find(query)
 
-    async def _rank(
-        self, text: str, candidates: Sequence[Candidate]
-    ) -> tuple[Sequence[int], Sequence[int] | None, Sequence[str]]:
+    async def _rank(self, text: str, candidates: list[Candidate]) -> _Stages:
         if self.rank is None:
-            return list(range(len(candidates))), None, []
+            return _Stages(candidates, range(len(candidates)))
         import asyncio
 
         from irr.rank import fuse
@@ -297,8 +307,9 @@ class InferRetrieveRank:
         if len(text) > RANK_TEXT_CHARS:
             shown = await asyncio.to_thread(self.passages, text, positions)
         labels = [self.labels.distinct(position) for position in positions]
-        order, picked, notes = await self.rank.ask(shown, labels)
-        return fuse(order, self.fusion), None if picked is None else order[:picked], notes
+        order, picked, notes, unread = await self.rank.ask(shown, labels)
+        picks = None if picked is None else order[:picked]
+        return _Stages(candidates, fuse(order, self.fusion), picks, (), notes, unread)
 
     def find(
         self, text: str, guesses: Sequence[str] = (), selection: Selection | None = None
@@ -401,26 +412,27 @@ class InferRetrieveRank:
 
     def _answers(self, stages: _Stages, selection: Selection | None) -> Iterator[ScoredLabel]:
         """The labels of a document, best first, at the level of the hierarchy that is preferred."""
-        picks = None if stages.picks is None else set(stages.picks)
+        picks = set(stages.picks or ())
+        unread = range(len(stages.candidates)) if stages.picks is None else stages.unread
         order = stages.order
-        if self.picked_only and picks is not None:
-            order = [place for place in order if place in picks]
+        if self.picked_only:
+            order = [place for place in order if place in picks or place in unread]
         if self.prefer != "ancestor-when-unsure":
             for place in order:
                 candidate = stages.candidates[place]
-                picked = None if picks is None else place in picks
+                picked = place in picks or (None if place in unread else False)
                 yield self._scored(candidate.position, candidate.score, candidate, picked)
             return
         from irr.hierarchy import back_off
 
         ordered = [stages.candidates[place] for place in order]
-        known = {stages.candidates[place].position for place in picks or ()}
+        known = {stages.candidates[place].position for place in picks}
         ranked = [(candidate.position, candidate.score) for candidate in ordered]
         allowed = self.allowed_for(selection)
         for answer in back_off(
             ranked, self.labels.hierarchy, self.prefer, picked=known, allowed=allowed
         ):
-            picked = None if picks is None else answer.position in known
+            picked = answer.position in known or (None if order[answer.place] in unread else False)
             yield self._scored(answer.position, answer.score, ordered[answer.place], picked)
 
     def _scored(

@@ -106,11 +106,16 @@ def fuse(order: Sequence[int], weight: float, offset: float = _FUSION_OFFSET) ->
 
 
 class Ranked(NamedTuple):
-    """What Rank gives, see `Rank`; `picked` is None where no reply could be read."""
+    """What Rank gives, see `Rank`; `picked` is None where no reply could be read.
+
+    `unread` holds the positions that were not picked because the reply about them could not be
+    read: nobody knows whether they apply.
+    """
 
     order: list[int]
     picked: int | None
     notes: list[str]
+    unread: frozenset[int] = frozenset()
 
 
 class Rank(dspy.Module):
@@ -118,12 +123,12 @@ class Rank(dspy.Module):
 
     Calling it gives a `dspy.Prediction` with ``order`` (list of int, a permutation of the
     candidates' positions), ``picked`` (how many at its start the LM picked, None where its replies
-    could not be read) and ``notes``. More
+    could not be read), ``notes`` and ``unread`` (frozenset of positions, see `Ranked`). More
     candidates than `window` are shown window by window, and the picks of all windows once more
     together, until they fit one window: what is picked there is picked. Behind it comes what was
     picked in windows only. The LM may answer that no candidate applies, in a window or in the
     end. A reply that cannot be read even at the third attempt leaves its candidates in the order
-    of retrieval, and a note. `nearest`, where set, chooses the demonstrations of each document.
+    that they had, and a note. `nearest`, where set, chooses the demonstrations of each document.
 
     Candidates that share a name should come told apart, see `irr.labels.LabelSet.distinct`: a
     reply that names one of several alike picks none.
@@ -174,6 +179,7 @@ class _Questions:
         self.budget = DESCRIPTIONS_CHARS
         self.notes: list[str] = []
         self.near: list[int] = []
+        self.unread: set[int] = set()
         self.names: dict[str, str] = {}
 
     def steps(self) -> Steps[Ranked]:
@@ -181,11 +187,12 @@ class _Questions:
         picks = (yield from self._round(everything)) if everything else []
         order = list(dict.fromkeys([*(picks or ()), *self.near, *everything]))
         picked = None if picks is None else len(picks)
-        return Ranked(order, picked, list(dict.fromkeys(self.notes)))
+        unread = frozenset(everything if picks is None else self.unread.difference(picks))
+        return Ranked(order, picked, list(dict.fromkeys(self.notes)), unread)
 
     def usable(self, question: dict[str, Any], picks: list[Any]) -> bool:
         """No pick at all is an answer; picks that are no candidates are not."""
-        return not picks or bool(self._resolved(picks, question["candidates"]))
+        return self._resolved(picks, question["candidates"]) is not None
 
     def _round(self, positions: list[int]) -> Steps[list[int] | None]:
         """The picks among `positions`, best first; None where no reply could be read."""
@@ -196,6 +203,7 @@ class _Questions:
             self._shrink(windows, answers)
             return (yield from self._round(positions))
         picks = [self._picks(*asked) for asked in zip(windows, questions, answers, strict=True)]
+        self._note_unread(windows, answers)
         if len(windows) == 1:
             return picks[0]
         # The first picks of all windows come before the second picks: windows are no ranking.
@@ -223,13 +231,28 @@ class _Questions:
         self, window: Sequence[int], question: dict[str, Any], answer: Answer
     ) -> list[int] | None:
         if isinstance(answer, ReplyError):
-            self.notes.append(f"Rank kept the order of retrieval: {answer}")
             return None
         if isinstance(answer, LMError):
             raise answer
-        return [window[pick] for pick in self._resolved(answer, question["candidates"])]
+        return [window[pick] for pick in self._resolved(answer, question["candidates"]) or ()]
 
-    def _resolved(self, picks: list[Any], shown: Sequence[str]) -> list[int]:
+    def _note_unread(self, windows: Sequence[Sequence[int]], answers: Sequence[Answer]) -> None:
+        """Say which part of a round is missing, and remember its candidates."""
+        failed = [place for place, answer in enumerate(answers) if isinstance(answer, ReplyError)]
+        if not failed:
+            return
+        why = answers[failed[0]]
+        unread = [position for place in failed for position in windows[place]]
+        if len(failed) < len(answers):
+            self.unread.update(unread)
+            many = f"{len(unread):,} of {len(self.candidates):,} candidates"
+            self.notes.append(f"Rank's replies about {many} could not be read: {why}")
+        elif len(unread) < len(self.candidates):
+            self.notes.append(f"Rank kept the picks of its windows: {why}")
+        else:
+            self.notes.append(f"Rank kept the order of retrieval: {why}")
+
+    def _resolved(self, picks: list[Any], shown: Sequence[str]) -> list[int] | None:
         return resolve_picks(picks, [self.names[line] for line in shown], shown)
 
     def _shrink(self, windows: Sequence[Sequence[int]], answers: Sequence[Answer]) -> None:

@@ -39,23 +39,42 @@ _LEADING_NUMBER = re.compile(
     r"^\s*(?:[-*•–]\s*)?(?:candidate\s*)?[#(\[]?(\d{1,6})[)\].:,]?(?:\s+(.*))?$", re.IGNORECASE
 )
 _NUMBERS_ONLY = re.compile(
-    r"(?:[A-Za-z ]{0,24}[:=])?[\s\[(#]*\d[\d\s,;>#]*(?:and\s+\d+)?[\s\])]*\.?"
+    r"(?:[A-Za-z ]{0,24}[:=])?[\s\[(#]*\d[\d\s,;>#\[\]]*(?:and\s+\d+[\s\]]*)?\)?\.?"
 )
 # "[3] use databases": a number in brackets is the line's mark there, not a list of one.
-_BRACKETED_LINE = re.compile(r"\[\d{1,6}\][ \t]*\w")
+_BRACKETED_LINE = re.compile(r"^\[\d{1,6}\][ \t]*\w", re.MULTILINE)
+_CHOICES = r"(?:candidate|label|option|term|choice|item|one|categor(?:y|ie))s?"
+_OF_THESE = (
+    r" of (?:(?:the|these|those) )?(?:\d+ )?(?:(?:above|given|listed|following|provided) )?"
+    rf"(?:{_CHOICES}|them|these|those|above)(?: (?:above|given|listed|shown|provided))?"
+)
+_APPLY = (
+    r" (?:(?:really|clearly|directly|would|seems? to) )?(?:appl(?:y|ies)|fits?|match(?:es)?|found|"
+    r"(?:(?:is|are) )?(?:applicable|relevant|suitable|appropriate))"
+)
 _NONE = re.compile(
-    r"^\W*(none(?: of (?:these|them))?(?: appl(?:y|ies))?|no candidates? appl(?:y|ies)|nothing|n/a)"
-    r"\W*$",
+    rf"\W*(?:there (?:is|are) )?(?:(?:none|nothing)(?:{_OF_THESE})?|not applicable|n/a|"
+    rf"no (?:(?:applicable|relevant|suitable|matching|such) )?{_CHOICES})(?:{_APPLY})?"
+    r"(?: here| (?:to|for|in|with) (?:this|the) (?:text|document|query|input))?\W*",
     re.IGNORECASE,
 )
-# The prompt's line for it, whole or in part: "0. none of these".
+# The prompt's words for it with a few behind them, but not "none of these except the last".
 _NONE_OF_THESE = re.compile(
-    r"^\W*(?:0\W+(?:none|nothing)\b|none of (?:these|them)\b).{0,40}$", re.IGNORECASE
+    r"\W*none of (?:these|them)\b(?!.*\b(?:but|except|besides|only|other)\b)[^\d\n]{0,40}",
+    re.IGNORECASE,
 )
+_ZERO = re.compile(r"\W*0[)\].:,]+\s")
+# Where "0. none of these" stands, counted as the candidates' positions are.
+_NONE_APPLIES = -1
 # "I cannot say." is prose; "SQL, data bases." may be a list.
 _WORDS_BEFORE_A_STOP = 3
-_LIST_KEYS = ("guesses", "ranking")
-_ITEM_KEYS = ("number", "candidate", "id", "index", "term", "guess", "label", "name", "text")
+# What an object in a list is named by, the better names first. A "position" may be its rank.
+_GUESS_KEYS = ("term", "guess", "label", "name", "text", "candidate")
+_PICK_KEYS = ("number", "candidate", "id", "index", "label", "name", "term", "text", "position")
+_RANK_KEYS = {"rank", "order", "score", "confidence"}
+_KEY_WORDS = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])")
+_OPENING = re.compile(r"[{\[]")
+_MOST_BROKEN = 50
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]+")
 
 
@@ -73,19 +92,20 @@ def parse_guesses(reply: str) -> list[str]:
         ReplyError: the reply is blank, or JSON that breaks off, or prose.
     """
     text = _clean(reply)
-    items = _json_items(text)
-    if items is None:
-        if _NONE.match(text):
+    entries = _json_items(text, "guesses")
+    if entries is None:
+        if _NONE.fullmatch(text):
             return []
-        items = _text_items(text)
+        entries = _text_items(text)
     guesses: dict[str, str] = {}
-    for item in items:
+    for entry in entries:
+        item = _unwrapped(entry, _GUESS_KEYS)
         if isinstance(item, str):
             guess = " ".join(_CONTROL.sub(" ", item).split())[:MAX_GUESS_CHARS].strip()
             guess = guess.encode("utf-8", "ignore").decode("utf-8")
             if any(char.isalnum() for char in guess):
                 guesses.setdefault(guess.casefold(), guess)
-    if any(item not in ("", None) for item in items) and not guesses:
+    if any(entry not in ("", None) for entry in entries) and not guesses:
         raise ReplyError(f"no guess in the LM's reply: {excerpt(reply)}")
     return list(guesses.values())[:MAX_GUESSES]
 
@@ -93,49 +113,55 @@ def parse_guesses(reply: str) -> list[str]:
 def parse_picks(reply: str) -> list[int | str]:
     """Read what a reply to Rank picks: candidate numbers, or names where it wrote names.
 
-    Understood, in this order: a JSON object or list, also fenced or with prose around it; a line
-    of numbers ("3, 17"); lines that begin with a number ("3. use databases") or a bullet. An
-    empty list is an answer. The number 0, or "none of these", says that no more candidates apply:
-    what comes after it does not count. Nothing is checked against the candidates: see
-    `resolve_picks`.
+    Understood, in this order: numbers alone ("3, 17"); the last JSON object with a list, also
+    fenced or with prose around it; lines that begin with a number ("3. use databases", "[3] SQL");
+    a JSON list in prose; lines with bullets. An empty list is an answer, and so is "none of the
+    candidates apply". The number 0 says that no more candidates apply: what comes after it does
+    not count. Nothing is checked against the candidates: see `resolve_picks`, which deals with
+    "none" in a list too, since a candidate may be called so.
 
     >>> parse_picks("3, 17"), parse_picks("[3, 0, 17]"), parse_picks("0")
     ([3, 17], [3], [])
 
     Raises:
-        ReplyError: the reply is blank, or JSON that breaks off, or prose.
+        ReplyError: the reply is blank, or JSON that breaks off, or prose, or a list in which
+            nothing is a number or text.
     """
-    return list(takewhile(_picks_something, _all_picks(reply)))
+    entries = _pick_entries(_clean(reply))
+    picks = [pick for pick in map(_pick, entries) if pick is not None]
+    if entries and not picks:
+        raise ReplyError(f"no pick in the LM's reply: {excerpt(reply)}")
+    return list(takewhile(lambda pick: pick != 0, picks))
 
 
-def _picks_something(pick: int | str) -> bool:
-    return pick != 0 and not (isinstance(pick, str) and _NONE_OF_THESE.match(pick))
+def _pick_entries(text: str) -> Sequence[object]:
+    # More brackets opened than closed: a list that breaks off.
+    if _NUMBERS_ONLY.fullmatch(text) and text.count("[") <= text.count("]"):
+        # No label set has as many labels: a number that is cut here is no candidate's either way.
+        return [int(number[:18]) for number in re.findall(r"\d+", text)]
+    entries = _json_items(text, "ranking")
+    if entries is not None:
+        return entries
+    return [] if _says_none(text) else _line_picks(text)
 
 
-def _all_picks(reply: str) -> list[int | str]:
-    text = _clean(reply)
-    if _BRACKETED_LINE.match(text):
-        return _line_picks(text)
-    items = _json_items(text)
-    if items is not None:
-        return [item for item in map(_number, items) if item is not None]
-    if _NONE.match(text):
-        return []
-    if _NUMBERS_ONLY.fullmatch(text):
-        return [int(number) for number in re.findall(r"\d{1,6}", text)]
-    return _line_picks(text)
+def _says_none(text: str) -> bool:
+    return bool(_NONE.fullmatch(text) or _NONE_OF_THESE.fullmatch(text))
 
 
 def resolve_picks(
     picks: Sequence[int | str], names: Sequence[str], shown: Sequence[str] = ()
-) -> list[int]:
+) -> list[int] | None:
     """Positions (from 0) of the candidates that were picked, in order, without repeats.
+
+    None where there are picks and none of them is a candidate's: such a reply is no answer.
 
     A number counts from 1. A text is looked up as a name first, then as "17. name", and only then
     as a number with something behind it: names may begin with numbers, and an LM that writes
     names may number its answer. Names may be written as the prompt showed them, or without what
-    is in brackets at their end. A text that fits several candidates picks none of them. What is
-    no candidate's is left out.
+    is in brackets at their end. A text that fits several candidates picks none of them. The number
+    0, and a text such as "none of these" or "1. None" that is no candidate's, says that no more
+    apply: what comes after it does not count. What else is no candidate's is left out.
 
     Args:
         names: of the candidates.
@@ -145,14 +171,18 @@ def resolve_picks(
     [1, 2]
     >>> resolve_picks(["Cold", "Fever"], ["Cold (in: Nose)", "Cold (in: Skin)", "Fever (high)"])
     [2]
+    >>> resolve_picks(["SQL", "none", "COBOL"], ["COBOL", "SQL"]), resolve_picks([9], ["COBOL"])
+    ([1], None)
     """
     positions: dict[int, None] = {}
     known = _Names(names, shown)
     for pick in picks:
         position = pick - 1 if isinstance(pick, int) else _named(pick, known)
+        if position == _NONE_APPLIES:
+            return list(positions)
         if position is not None and 0 <= position < len(names):
             positions[position] = None
-    return list(positions)
+    return list(positions) if positions or not picks else None
 
 
 class _Names:
@@ -196,12 +226,20 @@ def _heads(line: str) -> Iterator[str]:
 
 
 def _named(pick: str, known: _Names) -> int | None:
+    """The position of the candidate that a text picks; `_NONE_APPLIES` where it says so."""
     found = known.find(pick)
-    if not found and (match := _LEADING_NUMBER.match(pick)):
-        numbered = int(match[1]) - 1
-        found = known.find(match[2] or "")
+    if not found:
+        match = _LEADING_NUMBER.match(pick)
+        rest = (match[2] or "") if match else pick
+        numbered = int(match[1]) - 1 if match else None
+        none = _says_none(rest)
+        # The prompt's own "0. none of these", whatever a candidate is called.
+        found = known.find(rest) if match and not (none and numbered == _NONE_APPLIES) else []
+        if not found and (none or _ZERO.match(pick)):
+            return _NONE_APPLIES
         if not found or numbered in found:
-            return numbered
+            # "0 emission" and no such candidate: a name that was made up.
+            return None if numbered == _NONE_APPLIES else numbered
     return found[0] if len(found) == 1 else None
 
 
@@ -221,55 +259,63 @@ def _clean(reply: str) -> str:
     return text
 
 
-def _json_items(text: str) -> list[object] | None:
-    """The list in the first JSON object or array that holds one; None where there is no JSON."""
-    seen = False
-    for value in _json_values(text):
-        seen = True
-        items = _list_in(value)
-        if items is not None:
-            return items
-    if seen or re.match(r'^[{\[]\s*["{\[\d]', text):
+def _json_items(text: str, key: str) -> list[object] | None:
+    """The list in a reply's JSON; None where there is no JSON.
+
+    The last object with a list at `key` counts, or else the last with one list at all: an LM may
+    think aloud before it answers. An array without an object counts where there is no other.
+    """
+    values = list(_json_values(text))
+    objects = [_lists(value) for value in values if isinstance(value, dict)]
+    asked_for = [lists[key] for lists in objects if key in lists]
+    alike = [next(iter(lists.values())) for lists in objects if len(lists) == 1]
+    if asked_for or alike:
+        return (asked_for or alike)[-1]
+    if _BRACKETED_LINE.search(text):
+        return None
+    arrays = [value for value in values if isinstance(value, list)]
+    if arrays and all(array == arrays[0] for array in arrays):
+        return arrays[0]
+    if values or re.match(r'^[{\[]\s*["{\[\d]', text):
         # Something that sets out as JSON but breaks off must not be read as prose: half a
         # number is another number.
         raise ReplyError(f"the LM's reply is not the JSON asked for: {excerpt(text)}")
     return None
 
 
+def _lists(value: dict[str, object]) -> dict[str, list[object]]:
+    return {key: entry for key, entry in value.items() if isinstance(entry, list)}
+
+
 def _json_values(text: str) -> Iterator[object]:
     """Every JSON object or array in a text, outermost, from left to right."""
     decoder = json.JSONDecoder()
     start = 0
-    attempts = 0
-    while (match := re.compile(r"[{\[]").search(text, start)) and attempts < 50:
-        attempts += 1
+    broken = 0
+    while (match := _OPENING.search(text, start)) and broken < _MOST_BROKEN:
         try:
             value, start = decoder.raw_decode(text, match.start())
         except (ValueError, RecursionError):
+            broken += 1
             start = match.end()
             continue
         yield value
 
 
-def _list_in(value: object) -> list[object] | None:
-    if isinstance(value, list):
-        return [_item(entry) for entry in value]
-    if isinstance(value, dict):
-        lists = {key: entry for key, entry in value.items() if isinstance(entry, list)}
-        for key in [*_LIST_KEYS, *reversed(lists)]:
-            if key in lists:
-                return [_item(entry) for entry in lists[key]]
-    return None
-
-
-def _item(entry: object) -> object:
-    """A list's entry; of an object in its place, the value that names it."""
-    if isinstance(entry, dict):
-        for key in _ITEM_KEYS:
-            if key in entry:
-                found: object = entry[key]
-                return found
+def _unwrapped(entry: object, keys: Sequence[str]) -> object:
+    """A list's entry; of a list of one that one, of an object the value that names it."""
+    while isinstance(entry, list | dict):
+        if isinstance(entry, dict):
+            entry = _naming(entry, keys)
+        else:
+            entry = entry[0] if len(entry) == 1 else None
     return entry
+
+
+def _naming(entry: dict[str, object], keys: Sequence[str]) -> object:
+    words = {key: {word.lower() for word in _KEY_WORDS.split(key)} for key in entry}
+    naming = [key for key in entry if not words[key] & _RANK_KEYS and entry[key] is not None]
+    return next((entry[name] for word in keys for name in naming if word in words[name]), None)
 
 
 def _text_items(text: str) -> list[object]:
@@ -301,14 +347,15 @@ def _line_picks(text: str) -> list[int | str]:
     return picks
 
 
-def _number(item: object) -> int | str | None:
+def _pick(entry: object) -> int | str | None:
+    item = _unwrapped(entry, _PICK_KEYS)
     if isinstance(item, bool):
         return None
     if isinstance(item, int):
         return item
     if isinstance(item, float):
         return int(item) if item.is_integer() and abs(item) < 1e9 else None
-    if isinstance(item, str):
+    if isinstance(item, str) and item.strip():
         match = _LEADING_NUMBER.match(item)
         return int(match[1]) if match and not match[2] else item
     return None

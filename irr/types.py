@@ -74,7 +74,8 @@ class ScoredLabel:
     """One label of a prediction.
 
     `score` is Retrieve's (see `Candidate`), also where Rank decided the order; `picked` says
-    whether Rank named the label, None where no Rank ran.
+    whether Rank named the label, None where no Rank ran or its reply about the label could not be
+    read.
     """
 
     id: str

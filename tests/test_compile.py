@@ -13,15 +13,19 @@ from scripted_server import Call, Reply, ScriptedServer
 
 import irr.build
 import irr.directory
-from irr.build import LMChoice, open_program
+from irr.build import LMChoice, build_program, open_program
 from irr.compile import main
-from irr.compile.examples import Example, read_examples
+from irr.compile.compiler import _Compiler
+from irr.compile.examples import Example, Split, read_examples
 from irr.compile.guard import Candidate, best_of, difference
 from irr.compile.priors import priors_from_examples, without
+from irr.compile.settings import CompileSettings
 from irr.compile.tune import Tuned, choose
 from irr.demos import NearestDemos
 from irr.directory import read_manifest
-from irr.types import Document
+from irr.labels import LabelSet
+from irr.ledger import Ledger
+from irr.types import Document, Label
 from irr.writer import prediction_to_json
 
 Serve = Callable[..., ScriptedServer]
@@ -353,3 +357,22 @@ def test_knn_shows_no_text_its_own_answer_when_it_is_measured(hash_encoder: Hash
     nearest = NearestDemos(demos, 2, hash_encoder.encode)
     assert [demo["text"] for demo in nearest("a b")] == ["a c", "a b"]
     assert "a b" not in [demo["text"] for demo in nearest.without_same()("a b")]
+
+
+def test_fusion_is_tuned_on_the_prompts_that_the_program_sends(serve: Serve) -> None:
+    above = [Label("nose", "Diseases of the nose"), Label("skin", "Diseases of the skin")]
+    colds = [Label(f"c {x.id}", "Cold", description="It runs.", parents=(x.id,)) for x in above]
+    labels = LabelSet([*above, *colds])
+    server = serve(lambda call: '["cold"]' if call.stage == "infer" else "[1]")
+    program = build_program(labels, lm=LMChoice("student", server.url, timeout=5))
+    texts = ["A cold.", "Of the skin. " * 900]  # the second is shown in passages
+    rows = [Document(str(n), text, ("nose",)) for n, text in enumerate(texts)]
+    examples = read_examples(rows, labels, {})
+    settings = CompileSettings(optimizer="none")
+    compiler = _Compiler(program, Split(examples, []), settings, Ledger(), None, lambda _: None)
+    compiler._orders(program, compiler._rank_examples(program, examples))
+    tuned_on = [call.body for call in server.calls if call.stage == "rank"]
+    assert len(list(program.predict_many(rows))) == 2
+    sent = [call.body for call in server.calls if call.stage == "rank"][2:]
+    assert "Cold (in: Diseases of the nose) (It runs.)" in str(sent[0])
+    assert sorted(map(str, tuned_on)) == sorted(map(str, sent))

@@ -262,6 +262,38 @@ def test_where_rank_gave_no_answer_nothing_is_left_out(program_with: Build, serv
     assert program.predict("You bake bread.", top_k=2).labels[0].label == "bake bread"
 
 
+def half_read(call: Call) -> str:
+    """Rank's windows are of two: of three of them the one with "bake bread" has no answer."""
+    if call.stage == "infer":
+        return '{"guesses": ["bake bread"]}'
+    return "I cannot say." if "bake bread" in call.candidates else '{"ranking": [1]}'
+
+
+def test_labels_that_rank_could_not_judge_are_not_left_out(
+    program_with: Build, serve: Serve
+) -> None:
+    program = program_with(serve(half_read))
+    assert program.rank is not None
+    program.rank.window = 2
+    everything = program.predict("You bake bread.").labels
+    kept = program.variant(picked_only=True).predict("You bake bread.").labels
+    judged = {label.label: label.picked for label in everything}
+    unread = [label for label, picked in judged.items() if picked is None]
+    assert (len(unread), judged["bake bread"]) == (2, None)
+    assert set(judged.values()) == {True, False, None}
+    assert [label for label in everything if label.picked is not False] == list(kept)
+
+
+def test_unjudged_labels_at_another_level_are_none_too(program_with: Build, serve: Serve) -> None:
+    program = program_with(serve(half_read))
+    assert program.rank is not None
+    program.rank.window = 2
+    labels = program.variant(prefer="ancestor-when-unsure").predict("You bake bread.").labels
+    plain = program.predict("You bake bread.").labels
+    assert [x.picked for x in labels].count(None) == 2
+    assert {x.id: x.picked for x in labels} == {x.id: x.picked for x in plain}
+
+
 @pytest.mark.parametrize("text", ["", " \n\t ", "\u00a0"])
 def test_a_blank_text_has_no_labels_and_costs_nothing(
     program_with: Build, serve: Serve, text: str

@@ -108,16 +108,41 @@ def test_guesses_are_bounded() -> None:
         ('{"ranking": [3, 17, 0, 4]}', [3, 17]),
         ('{"ranking": [0, 3]}', []),
         ('{"ranking": ["3", "0", "17"]}', [3]),
-        ('{"ranking": ["3. SQL", "0. none of these", "17"]}', ["3. SQL"]),
+        (
+            '{"ranking": ["3. SQL", "0. none of these", "17"]}',
+            ["3. SQL", "0. none of these", 17],
+        ),
         ('{"ranking": [{"number": 0, "label": "none of these"}]}', []),
         ("0", []),
         ("3, 0, 17", [3]),
-        ("0. none of these", []),
-        ("3. SQL\n0. None of these.\n17. SPARQL", ["3. SQL"]),
+        ("0. none of these", ["0. none of these"]),
         ("None of these apply.", []),
-        ("0, none of these apply", []),
+        ("None of the candidates apply.", []),
+        ("None of these candidates apply.", []),
+        ("None of the 20 labels applies to this text.", []),
+        ("None of the labels apply.", []),
+        ("none of the above", []),
+        ("No labels apply.", []),
+        ("N/A", []),
         ('{"ranking": ["0 emission vehicles"]}', ["0 emission vehicles"]),
-        ('{"ranking": ["none of these", 3]}', []),
+        ('{"ranking": ["none of these", 3]}', ["none of these", 3]),
+        ('{"ranking": [[2], [1]]}', [2, 1]),
+        ('{"ranking": [[["SQL"]], {"candidate": {"number": "3"}}]}', ["SQL", 3]),
+        ('{"ranking": [{"rank": 1, "candidate_number": 2}]}', [2]),
+        ('{"ranking": [{"rankNumber": 1, "candidateId": 2}]}', [2]),
+        ('{"ranking": [{"position": 3, "confidence": 5}]}', [3]),
+        ('{"ranking": [{"position": 1, "label": "SQL"}]}', ["SQL"]),
+        ('{"ranking": [[4], [1, 2], [], null]}', [4]),
+        ('Candidates [1] and [2] are off; {"ranking":[4]}', [4]),
+        ('[1] and [2] are off; {"ranking":[4]}', [4]),
+        ('I looked at [1]. {"ranking": [3, 4]}', [3, 4]),
+        ('I looked at [1]. {"picks": [3, 4]}', [3, 4]),
+        ('Not {"ranking": [1]} but {"ranking": [3]}, see {"notes": [2]}', [3]),
+        (" ".join(f"[{n}] no." for n in range(1, 100)) + ' {"ranking": [7]}', [7]),
+        ("[3]\n[5]", [3, 5]),
+        ("[3], [5]", [3, 5]),
+        ("Here:\n[3] use databases\n[17] SQL", ["[3] use databases", "[17] SQL"]),
+        ("1234567, 3", [1234567, 3]),
     ],
 )
 def test_picks_are_read(reply: str, picks: list[int | str]) -> None:
@@ -126,7 +151,28 @@ def test_picks_are_read(reply: str, picks: list[int | str]) -> None:
 
 @pytest.mark.parametrize(
     "reply",
-    ["", '{"ranking": [3, 1', "[3, 1", "It depends on what you mean.", '{"ranking": 3}', "{}"],
+    [
+        "",
+        '{"ranking": [3, 1',
+        "[3, 1",
+        "It depends on what you mean.",
+        "I cannot say.",
+        "No.",
+        "none of these except 3",
+        "None of them but the last",
+        '{"ranking": 3}',
+        "{}",
+        '{"ranking": [null]}',
+        '{"ranking": [true]}',
+        '{"ranking": [3.5]}',
+        '{"ranking": [""]}',
+        '{"ranking": [[]]}',
+        '{"ranking": [[1, 2]]}',
+        '{"ranking": [{"rank": 3}]}',
+        "[[]]",
+        '{"picks": [3], "rejected": [4]}',
+        "Candidates [1] and [2] are good.",
+    ],
 )
 def test_picks_that_cannot_be_read_are_an_error(reply: str) -> None:
     with pytest.raises(ReplyError):
@@ -151,18 +197,74 @@ def test_names_come_before_numbers(
 
 
 @pytest.mark.parametrize(
+    "reply",
+    [
+        "1. none of these",
+        "1. None",
+        "- none",
+        "0. none of these",
+        "0, none of these apply",
+        "0, because none applies",
+        '{"ranking": ["none"]}',
+        '{"ranking": ["None"]}',
+        '{"ranking": ["N/A"]}',
+        '{"ranking": ["none of these", 2]}',
+        '{"ranking": ["1. None of the above"]}',
+        '{"ranking": [{"number": 0, "label": "none of these"}]}',
+    ],
+)
+def test_none_is_an_answer_and_no_candidate(reply: str) -> None:
+    assert resolve_picks(parse_picks(reply), ["SQL", "COBOL"]) == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "positions"),
+    [
+        ("3. COBOL\n0. None of these.\n1. SQL", [2]),
+        ('{"ranking": ["COBOL", "none", "SQL"]}', [2]),
+        ("1. SQL\n2. None", [0]),
+        ("0. COBOL\n1. SQL", [2, 0]),
+    ],
+)
+def test_what_comes_after_none_does_not_count(reply: str, positions: list[int]) -> None:
+    assert resolve_picks(parse_picks(reply), ["SQL", "a", "COBOL"]) == positions
+
+
+@pytest.mark.parametrize(
+    ("reply", "positions"),
+    [
+        ('{"ranking": ["None of these are known", "SQL"]}', [1, 0]),
+        ('{"ranking": ["2. None of these are known"]}', [1]),
+        ('{"ranking": ["0 none", 1]}', [2, 0]),
+        ("- none\n- SQL", [3, 0]),
+        ("4. None", [3]),
+        ('{"ranking": ["0. none"]}', []),  # the prompt's line, not the candidate
+    ],
+)
+def test_a_candidate_may_be_called_none(reply: str, positions: list[int]) -> None:
+    names = ["SQL", "None of these are known", "0 none", "None"]
+    assert resolve_picks(parse_picks(reply), names) == positions
+
+
+@pytest.mark.parametrize("picks", [[9], ["COBOL"], [-1, "3-5"], ["0 emission vehicles"]])
+def test_picks_of_no_candidate_are_no_answer(picks: list[int | str]) -> None:
+    assert resolve_picks(picks, ["SQL", "SPARQL"]) is None
+    assert resolve_picks([], ["SQL", "SPARQL"]) == []
+
+
+@pytest.mark.parametrize(
     ("pick", "positions"),
     [
         ("Cold (in: Skin) (It burns.)", [1]),  # as the prompt showed it
         ("Cold (in: Skin)", [1]),  # without its description
         ("Fever", [2]),  # without what nobody else's name needs either
-        ("Cold", []),  # which one?
+        ("Cold", None),  # which one?
         ("2. Cold", [1]),  # the number says
-        ("3. Cold", []),
+        ("3. Cold", None),
         ("COLD  (in: nose)", [0]),
     ],
 )
-def test_a_name_of_several_picks_none_of_them(pick: str, positions: list[int]) -> None:
+def test_a_name_of_several_picks_none_of_them(pick: str, positions: list[int] | None) -> None:
     names = ["Cold (in: Nose)", "Cold (in: Skin)", "Fever (in: Heat)"]
     shown = [names[0], "Cold (in: Skin) (It burns.)", "Fever (in: Heat) (It burns (a lot).)"]
     assert resolve_picks([pick], names, shown) == positions
@@ -187,7 +289,7 @@ def test_a_reply_of_any_length_is_read_at_once() -> None:
 
 def test_picks_become_positions_of_candidates_only() -> None:
     names = ["use databases", "SQL", "SPARQL", "sql"]
-    assert resolve_picks([2, 0, -1, 5, 10**12, "SPARQL", "Sql", "COBOL", 2], names) == [1, 2]
+    assert resolve_picks([2, -1, 5, 10**12, "SPARQL", "Sql", "COBOL", 2, 0, 1], names) == [1, 2]
 
 
 @given(st.text())
@@ -209,6 +311,7 @@ def test_any_json_list_resolves_within_the_candidates(picks: list[object], count
         found = resolve_picks(parse_picks(json.dumps({"ranking": picks})), names)
     except ReplyError:
         return
+    found = found or []
     assert len(found) == len(set(found))
     assert set(found) <= set(range(count))
 

@@ -212,6 +212,74 @@ def test_picks_of_windows_stand_where_the_last_reply_cannot_be_read(serve: Serve
     assert (reply.order[:3], reply.picked, len(reply.notes)) == ([2, 12, 22], 3, 1)
 
 
+def unread_from(name: str, *good: int, last: str = "[1]") -> Callable[[Call], str]:
+    """Prose about the window with `name`, `last` where fewer than 10 are shown, else `good`."""
+
+    def script(call: Call) -> str:
+        if name in call.candidates and len(call.candidates) == 10:
+            return "I cannot say."
+        return ranking(*good) if len(call.candidates) == 10 else last
+
+    return script
+
+
+def test_a_window_that_cannot_be_read_is_unread(serve: Serve) -> None:
+    reply = rank(serve(unread_from("name 11", 2)), 30, window=10)
+    assert reply.order == [1, 21, 0, *range(2, 21), *range(22, 30)]
+    assert (reply.picked, reply.unread) == (1, frozenset(range(10, 20)))
+    assert reply.notes == [
+        "Rank's replies about 10 of 30 candidates could not be read: "
+        "no numbers in the LM's reply: 'I cannot say.'"
+    ]
+
+
+def test_what_no_window_picked_is_not_what_could_not_be_read(serve: Serve) -> None:
+    reply = rank(serve(unread_from("name 11", 0)), 20, window=10)
+    assert (reply.order, reply.picked) == (list(range(20)), 0)
+    assert reply.unread == frozenset(range(10, 20))
+
+
+def test_what_is_picked_is_not_unread(serve: Serve) -> None:
+    reply = rank(serve(unread_from("name 11", 2, 3, last="?")), 30, window=10)
+    assert reply.picked == 4
+    assert reply.unread == frozenset(range(10, 20))
+    assert reply.notes[1].startswith("Rank kept the picks of its windows: ")
+
+
+def test_all_is_unread_where_no_reply_could_be_read(serve: Serve) -> None:
+    reply = rank(serve(lambda call: "I cannot say."), 20, window=10)
+    assert (reply.picked, reply.unread) == (None, frozenset(range(20)))
+    (note,) = reply.notes
+    assert note.startswith("Rank kept the order of retrieval: ")
+
+
+def test_a_later_round_that_cannot_be_read_in_part(serve: Serve) -> None:
+    def script(call: Call) -> str:
+        shown = call.candidates
+        if len(shown) == 8:  # The second round: of all 16 picks.
+            return ranking(1) if "name 1" in shown else "I cannot say."
+        return ranking(1, 2, 3, 4) if len(shown) == 10 else ranking(*range(1, len(shown) + 1))
+
+    reply = rank(serve(script), 40, window=10)
+    assert (reply.order[0], reply.picked) == (0, 1)
+    assert reply.unread == {20, 21, 22, 23, 30, 31, 32, 33}
+
+
+def test_an_answer_of_null_is_asked_again(serve: Serve) -> None:
+    server = serve(lambda call: '{"ranking": [null]}' if call.number == 0 else ranking(2))
+    assert rank(server, 3).picked == 1
+    assert len(server.calls) == 2
+
+
+@pytest.mark.parametrize(
+    "reply", ['{"ranking": ["none"]}', "None of the candidates apply.", "1. none of these"]
+)
+def test_none_in_words_is_an_answer(serve: Serve, reply: str) -> None:
+    server = serve(lambda call: reply)
+    result = rank(server, 3)
+    assert (result.picked, result.notes, len(server.calls)) == (0, [], 1)
+
+
 def picking(names: set[str], extra: int = 0) -> Callable[[Call], str]:
     """Picks these names where they are shown, best first, and before them the first `extra`."""
 

@@ -487,7 +487,7 @@ class _Compiler:
         assert rank is not None
 
         async def one(row: dspy.Example) -> list[int]:
-            labels = [program.labels[position] for position in row.pool]
+            labels = [program.labels.distinct(position) for position in row.pool]
             text = program.passages(row.text, row.pool)
             try:
                 reply = await rank.acall(text=text, candidates=labels)
