@@ -25,7 +25,9 @@ from irr.types import Document
 if TYPE_CHECKING:
     import dspy
 
+    from irr.hierarchy import Prefer
     from irr.ledger import Ledger
+    from irr.selection import Selection
 
 __all__ = [
     "LMChoice",
@@ -137,6 +139,8 @@ def build_program(
     priors: Path | str | None = None,
     window: int = 100,
     fusion: float = 0.0,
+    selection: Selection | None = None,
+    prefer: Prefer = "any",
     progress: Callable[[int, int], None] | None = None,
     ledger: Ledger | None = None,
 ) -> InferRetrieveRank:
@@ -151,6 +155,7 @@ def build_program(
         priors: a JSON file, see `read_priors`.
         window: candidates in one prompt of Rank.
         fusion: weight of retrieval's order beside Rank's.
+        selection, prefer: which labels may come out, see `InferRetrieveRank`.
         progress: called with (labels embedded so far, labels in all).
         ledger: keeps and counts the LMs' replies.
 
@@ -170,7 +175,13 @@ def build_program(
         model, index, settings or RetrieveSettings(), labels=label_set, priors=table
     )
     program = InferRetrieveRank(
-        label_set, retriever, fusion=fusion, in_flight=choice.in_flight, prompts=wording
+        label_set,
+        retriever,
+        fusion=fusion,
+        in_flight=choice.in_flight,
+        prompts=wording,
+        selection=selection,
+        prefer=prefer,
     )
     if lms["infer"] is not None:
         from irr.infer import Infer

@@ -13,8 +13,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from irr.errors import IrrError, OutputError
@@ -37,6 +38,8 @@ INTERRUPTED = 130
 BUG = 70
 # A run that finished, but with rows that are errors.
 SOME_FAILED = 7
+# That Ctrl-C or SIGTERM came, also where the exception was turned into another one.
+_interrupted = threading.Event()
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,7 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         import importlib
 
         module, _, function = COMMANDS[arguments[0]][0].partition(":")
-        status: int = getattr(importlib.import_module(module), function)(arguments[1:])
+        with _noting_interrupts():
+            try:
+                status: int = getattr(importlib.import_module(module), function)(arguments[1:])
+            except KeyboardInterrupt:
+                return _say_interrupted()
+            except ImportError:
+                if not _interrupted.is_set():
+                    raise
+                return _say_interrupted()
         return status
     parser = Parser(prog="irr", description="Infer–Retrieve–Rank: tag texts with labels.")
     listing = "\n".join(f"  {name:10} {purpose}" for name, (_, purpose) in COMMANDS.items())
@@ -82,17 +93,54 @@ def run_command(command: Callable[[argparse.Namespace], int], arguments: argpars
     # Chatty libraries: at debug level they would write headers and whole prompts.
     for noisy in ("httpx", "httpcore", "urllib3", "LiteLLM", "openai", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    with contextlib.suppress(AttributeError, ValueError):  # not on Windows, not in a thread
-        signal.signal(signal.SIGTERM, _terminate)
-    try:
-        status = command(arguments)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        sys.stderr.write("irr: interrupted\n")
-        return INTERRUPTED
-    except Exception as error:
-        return _failed(error, debug=arguments.debug)
+    with _noting_interrupts():
+        try:
+            status = command(arguments)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            return _say_interrupted()
+        except Exception as error:
+            if _interrupted.is_set() and _is_of_import(error):
+                return _say_interrupted()
+            return _failed(error, debug=arguments.debug)
     return status
+
+
+@contextlib.contextmanager
+def _noting_interrupts() -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM are noted and raise KeyboardInterrupt; not where ignored."""
+    before: dict[signal.Signals, object] = {}
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    with contextlib.suppress(ValueError):  # not in a thread
+        for number, default in defaults.items():
+            if signal.getsignal(number) == default:
+                before[number] = signal.signal(number, _interrupt)
+    if before:
+        _interrupted.clear()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # as it was given
+
+
+def _interrupt(signum: int, frame: object) -> None:  # noqa: ARG001 - given by signal
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
+def _is_of_import(error: BaseException | None) -> bool:
+    """Whether an import failed, as it does where an interrupt meets an extension module."""
+    while error is not None:
+        if isinstance(error, ImportError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _say_interrupted() -> int:
+    sys.stderr.write("irr: interrupted\n")
+    return INTERRUPTED
 
 
 def _failed(error: Exception, *, debug: bool) -> int:
@@ -127,10 +175,6 @@ class _Closed(io.StringIO):
 
     def write(self, _text: str) -> int:
         raise OutputError("standard output is closed: give --output FILE")
-
-
-def _terminate(signum: int, frame: object) -> None:  # noqa: ARG001 - given by signal
-    raise KeyboardInterrupt
 
 
 def fail(error: IrrError, *, debug: bool) -> int:

@@ -227,8 +227,9 @@ def _cycles(size: int, narrower: _Places, broader: _Places) -> tuple[_Mask, list
     cut = np.zeros(len(narrower), np.bool_)
     doubtful = np.flatnonzero(_levels(size, up, down) == 0).tolist()
     ways = _ways_back(doubtful, up)
-    for way in ways:
-        cut |= (narrower == way[-2]) & (broader == way[-1])
+    if ways:
+        last = np.array([way[-2:] for way in ways], np.int64)
+        cut = np.isin(narrower * np.int64(size) + broader, last[:, 0] * size + last[:, 1])
     return cut, ways
 
 

@@ -31,6 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="Run again after it was killed, it goes on where it was.",
     )
     parser.add_argument("--labels", metavar="FILE", required=True, help="label set, or icd10cm")
+    parser.add_argument(
+        "--labels-format",
+        metavar="NAME",
+        help="what --labels is, where it is not to be recognised by its content",
+    )
+    parser.add_argument(
+        "--language", metavar="TAG", help="language of the labels' names, such as en or de-CH"
+    )
     parser.add_argument("--encoder", metavar="NAME", help="sentence-transformers model or folder")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, mps")
     parser.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads")
@@ -58,7 +66,7 @@ def _index(arguments: argparse.Namespace) -> int:
     from irr.show import EmbeddingProgress
 
     started = time.monotonic()
-    labels = LabelSet.read(arguments.labels)
+    labels = LabelSet.read(arguments.labels, arguments.labels_format, language=arguments.language)
     name = arguments.encoder or DEFAULT_ENCODER
     encoder = load_encoder(name, device=arguments.device, threads=arguments.threads)
     index = make_index(

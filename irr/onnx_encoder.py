@@ -31,6 +31,7 @@ from irr.cache import (
     warn_unwritable,
 )
 from irr.encoder import Encoder, Progress, Vectors, encode_unique, first_line
+from irr.errors import EncoderError
 from irr.prefixes import Prefixes, Role
 
 __all__ = [
@@ -90,8 +91,10 @@ def load_onnx_encoder(
     used, a warning is logged and the model runs in torch on the CPU.
 
     Raises:
-        EncoderError: the folder holds no usable sentence encoder.
+        EncoderError: the folder holds no usable sentence encoder, or onnxruntime cannot be
+            imported.
     """
+    _import_runtime()
     entry = cache_root() / "encoders" / f"{fingerprint[:32]}-{FORM}"
     load = partial(OnnxEncoder, name, fingerprint, prefixes, threads=threads, batch_size=batch_size)
     if entry.exists():
@@ -118,6 +121,28 @@ def load_onnx_encoder(
     except UnusableExportError as error:
         logger.warning("encoder '%s' runs in torch, slower, for want of ONNX: %s", name, error)
     return reference
+
+
+def _import_runtime() -> None:
+    """Import what every export needs: where that fails, no export is to blame.
+
+    Raises:
+        EncoderError: it cannot be imported.
+        KeyboardInterrupt: an interrupt came, which an extension module made an ImportError of.
+    """
+    try:
+        import onnxruntime  # noqa: F401 - to have it
+        import tokenizers  # noqa: F401
+    except ImportError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            cause = cause.__cause__ or cause.__context__
+        raise EncoderError(
+            f"onnxruntime and tokenizers cannot be imported: {first_line(error)}: install them "
+            "again, or give --device torch"
+        ) from error
 
 
 class OnnxEncoder:

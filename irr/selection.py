@@ -9,7 +9,8 @@ An entry is, the first that fits:
 - ``re:`` and a regular expression, found anywhere in an id or a name, in any case; not where
   anybody may have written the entry, as in a document;
 - an id or name with ``*``, ``?`` or ``[…]`` in it: all labels whose whole id or name is like that,
-  in any case, without those below them;
+  in any case, without those below them; where anybody may have written it, of 1,000 characters
+  at most;
 - for `read_selection` alone, and there first of all, ``@`` and a file of entries, one a line.
 """
 
@@ -41,6 +42,8 @@ _WILD = re.compile(r"[*?\[]")
 # an eighth; and by its number, of few labels.
 _MASK_BYTES, _MATCH_BYTES = 1 << 27, 1 << 26
 _FEWEST, _MOST = 16, 4096
+# Making a pattern of an entry takes time by the square of its length.
+_LONGEST_UNTRUSTED = 1_000
 _Origins = Mapping[str, tuple[str, int]]
 
 
@@ -49,15 +52,24 @@ class Selection:
     """Entries as `irr.selection` describes them; without any, every label is allowed.
 
     Args:
+        include, exclude: entries; lists become tuples.
         trusted: False for entries that anybody may have written: what a stranger could keep us
-            busy with is not done for them, regular expressions and the search for similar names.
+            busy with is not done for them, regular expressions, long patterns and the search for
+            similar names.
         origins: file and line of entries that are from a file, for errors.
+
+    Raises:
+        ConfigurationError: one of them is no list or tuple of strings.
     """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     trusted: bool = True
     origins: _Origins = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for key in ("include", "exclude"):
+            object.__setattr__(self, key, _strings(getattr(self, key), key))
 
     def __bool__(self) -> bool:
         """Whether it says anything."""
@@ -139,6 +151,11 @@ class Selector:
         """Mark what an entry matches that is no id or name."""
         if entry.startswith(_ONLY):
             mask[self._exactly(entry.removeprefix(_ONLY), trusted)] = True
+        elif not trusted and len(entry) > _LONGEST_UNTRUSTED:
+            raise ConfigurationError(
+                f"an entry of {len(entry):,} characters, {entry[:20]!r}…, is no id or name; "
+                f"patterns of more than {_LONGEST_UNTRUSTED:,} characters are not taken here"
+            )
         elif entry.startswith(_REGEX) and not trusted:
             raise ConfigurationError(
                 f"{entry!r}: regular expressions are not taken here: use * and ?"
@@ -227,16 +244,23 @@ def selection_of(row: Mapping[str, object]) -> Selection:
     Raises:
         ConfigurationError: one of them is no list (or tuple) of strings that are not blank.
     """
-    include, exclude = (_strings(row, key) for key in ("include", "exclude"))
+    include, exclude = (_given(row, key) for key in ("include", "exclude"))
     return Selection(include, exclude, trusted=False)
 
 
-def _strings(row: Mapping[str, object], key: str) -> tuple[str, ...]:
-    match row.get(key):
-        case None:
-            return ()
-        case list() | tuple() as entries if all(
-            isinstance(entry, str) and entry.strip() for entry in entries
-        ):
-            return tuple(map(str.strip, entries))
-    raise ConfigurationError(f'"{key}" must be a list of ids, names or patterns, as strings')
+def _given(row: Mapping[str, object], key: str) -> tuple[str, ...]:
+    value = row.get(key)
+    entries = () if value is None else tuple(map(str.strip, _strings(value, key)))
+    if not all(entries):
+        raise _no_list(key)
+    return entries
+
+
+def _strings(value: object, key: str) -> tuple[str, ...]:
+    if isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value):
+        return tuple(value)
+    raise _no_list(key)
+
+
+def _no_list(key: str) -> ConfigurationError:
+    return ConfigurationError(f'"{key}" must be a list of ids, names or patterns, as strings')

@@ -1,4 +1,8 @@
-"""What a person sees: tables of results on a terminal, progress on standard error."""
+"""What a person sees: tables of results on a terminal, progress on standard error.
+
+In: predictions and rows of tables, whose texts may be anybody's. Out: text without characters that
+a terminal would obey.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,30 @@ from irr.types import Document, Prediction, ScoredLabel
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from irr.journal import Journal
     from irr.ledger import Counts
 
-__all__ = ["EmbeddingProgress", "ResultTable", "RunProgress", "print_table"]
+__all__ = ["EmbeddingProgress", "ResultTable", "RunProgress", "print_table", "without_controls"]
 
 _REFRESH_SECONDS = 0.1
 _LOG_SECONDS = 60.0
 _TITLE_CHARS = 300
+# The control characters of ASCII and Latin 1, and what turns the direction of all that follows.
+_CONTROLS = dict.fromkeys(
+    [*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd"
+)
+_CONTROLS.update(dict.fromkeys(map(ord, "\t\n\r"), " "))
+
+
+def without_controls(text: str) -> str:
+    """Replace what a terminal would obey, each character by one: line breaks and tabs by spaces.
+
+    >>> without_controls("red \\x1b[31m text")
+    'red \ufffd[31m text'
+    """
+    return text.translate(_CONTROLS)
 
 
 class ResultTable:
@@ -49,41 +68,43 @@ class ResultTable:
     def write(self, prediction: Prediction) -> None:
         """Write one prediction under its id and, if it was seen, its text."""
         from rich.padding import Padding
-        from rich.text import Text
 
-        title = Text(prediction.id, style="bold")
+        title = _text(prediction.id, "bold")
         if self._titles:
-            title.append(f"  {self._titles.popleft()}", style="not bold")
+            title.append(without_controls(f"  {self._titles.popleft()}"), style="not bold")
         self._console.print(title)
         if prediction.error is not None:
-            self._console.print(Text(f"  {prediction.error[1]}", style="red"))
+            self._console.print(_text(f"  {prediction.error[1]}", "red"))
         if prediction.guesses:
-            self._console.print(Text("  guesses: " + "; ".join(prediction.guesses), style="dim"))
+            self._console.print(_text("  guesses: " + "; ".join(prediction.guesses), "dim"))
         if prediction.labels:
             self._console.print(Padding(_label_table(prediction.labels), (0, 0, 0, 2)))
         for note in prediction.notes:
-            self._console.print(Text(f"  note: {note}", style="yellow"))
+            self._console.print(_text(f"  note: {note}", "yellow"))
         if prediction.trace is not None:
             self._write_trace(prediction.trace)
         self._console.print()
 
     def _write_trace(self, trace: dict[str, object]) -> None:
-        from rich.text import Text
-
         candidates = trace["candidates"]
         assert isinstance(candidates, list)
-        self._console.print(Text(f"  {len(candidates)} candidates, as retrieved:", style="dim"))
+        self._console.print(_text(f"  {len(candidates)} candidates, as retrieved:", "dim"))
         for number, row in enumerate(candidates, start=1):
             line = f"  {number:4} {row['score']:6.3f}  {row['label']}  <- {row['evidence']}"
-            self._console.print(Text(line, style="dim"), no_wrap=True, overflow="ellipsis")
+            self._console.print(_text(line, "dim"), no_wrap=True, overflow="ellipsis")
         if "picks" in trace:
-            self._console.print(Text(f"  Rank picked: {trace['picks']}", style="dim"))
+            self._console.print(_text(f"  Rank picked: {trace['picks']}", "dim"))
+
+
+def _text(text: str, style: str = "") -> Text:
+    from rich.text import Text
+
+    return Text(without_controls(text), style=style)
 
 
 def _label_table(labels: Sequence[ScoredLabel]) -> Table:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     with_ids = any(label.id != label.label for label in labels)
     with_picks = any(label.picked is not None for label in labels)
@@ -99,7 +120,7 @@ def _label_table(labels: Sequence[ScoredLabel]) -> Table:
         cells = [f"{label.score:.2f}"]
         cells += [("✓" if label.picked else "")] if with_picks else []
         cells += [label.id] if with_ids else []
-        table.add_row(*(Text(cell) for cell in [*cells, label.label, label.evidence]))
+        table.add_row(*(_text(cell) for cell in [*cells, label.label, label.evidence]))
     return table
 
 
@@ -110,7 +131,7 @@ def print_table(stream: TextIO, header: Sequence[str], rows: Sequence[Sequence[s
     """
     from rich.cells import cell_len
 
-    table = [header, *rows]
+    table = [[without_controls(cell) for cell in row] for row in (header, *rows)]
     widths = [[cell_len(cell) for cell in row] for row in table]
     widest = [max(column) for column in zip(*widths, strict=True)]
     for row, taken in zip(table, widths, strict=True):
@@ -159,7 +180,8 @@ class RunProgress:
 
     Args:
         shown: False only counts.
-        journal: the file's rows and failures, those of earlier starts among them.
+        journal: the file's rows and failures, those of earlier starts among them, also those
+            that it is still to copy.
         ledger: tells what the run has cost in all.
 
     Where standard error is no terminal, a line is written once a minute.
@@ -212,7 +234,7 @@ class RunProgress:
         seconds = max(time.monotonic() - self._started, 1e-9)
         rows, failed = self.documents, self.failed
         if self._journal is not None:
-            rows, failed = self._journal.rows, self._journal.failed
+            rows, failed = self._journal.covered
         now = f" ({self.documents:,} of them now)" if rows != self.documents else ""
         parts = [f"{rows:,} documents{now}", f"{failed:,} failed", *self._spent()]
         return f"irr: {', '.join(parts)}, {seconds:,.1f} s ({self.documents / seconds:,.1f}/s)"

@@ -341,6 +341,33 @@ def test_a_damaged_export_is_made_again(
     assert not caplog.records
 
 
+@pytest.mark.parametrize("module", ["onnxruntime", "tokenizers"])
+def test_an_import_that_fails_leaves_the_export(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    load_encoder(str(tiny), device="cpu")
+    (entry,) = entries(tmp_path)
+    before = sorted((file.name, file.stat().st_mtime_ns) for file in entry.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, module, None)
+        with pytest.raises(EncoderError, match=r"cannot be imported.*install them again"):
+            load_encoder(str(tiny), device="cpu")
+    assert sorted((file.name, file.stat().st_mtime_ns) for file in entry.iterdir()) == before
+
+
+def test_an_interrupt_that_an_import_swallows_stays_one(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_encoder(str(tiny), device="cpu")
+    broken = "try:\n    raise KeyboardInterrupt\nexcept KeyboardInterrupt:\n    raise ImportError"
+    (tmp_path / "onnxruntime.py").write_text(broken)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    with pytest.raises(KeyboardInterrupt):
+        load_encoder(str(tiny), device="cpu")
+    assert len(entries(tmp_path)) == 1
+
+
 def test_two_processes_at_first_use_leave_one_good_entry(tiny: Path, tmp_path: Path) -> None:
     program = (
         "from irr.encoder import load_encoder\n"

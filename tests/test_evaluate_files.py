@@ -14,7 +14,9 @@ from irr.evaluate.report import build_report
 from irr.evaluate.scoring import resolve_gold, score_predictions
 from irr.labels import LabelSet
 from irr.metrics import parse_specs
+from irr.parquet import write_predictions
 from irr.types import Document, Label, Prediction, ScoredLabel, Usage
+from irr.writer import prediction_to_json
 
 LABELS = LabelSet([Label(str(number), name) for number, name in enumerate("abcdefgh")])
 GOLD = [
@@ -41,6 +43,29 @@ def test_rows_of_every_form_in_any_order(tmp_path: Path) -> None:
     assert x == Predicted((1, 0), (0.5, 0.25), candidates=(1, 0))
     assert y == Predicted((2, 0), None, ("see",), candidates=(2, 0))
     assert z == Predicted((), (), failure="no", candidates=())
+
+
+def test_rows_of_parquet(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    label = ScoredLabel("1", "b", 0.5, "x")
+    rows = [Prediction(id_, "ok", (label,), ("bee",)) for id_ in "zyx"]
+    lines = [prediction_to_json(row) for row in rows]
+    write_predictions(map(str.encode, lines), tmp_path / "p.parquet")
+    same = read_predictions(write(tmp_path / "p.jsonl", *lines), GOLD, LABELS)
+    assert read_predictions(tmp_path / "p.parquet", GOLD, LABELS) == same
+    assert same[0].ranking == (1,)
+    write_predictions(map(str.encode, [*lines, lines[0]]), tmp_path / "p.parquet")
+    with pytest.raises(DocumentError, match=r"p\.parquet:4: the id 'z' came before, in line 1"):
+        read_predictions(tmp_path / "p.parquet", GOLD, LABELS)
+
+
+def test_a_table_of_something_else_is_no_file_of_predictions(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"id": ["x"]}), tmp_path / "p.parquet")
+    with pytest.raises(DocumentError, match=r"p\.parquet: cannot be read as Parquet predictions"):
+        read_predictions(tmp_path / "p.parquet", GOLD, LABELS)
 
 
 def test_labels_that_are_unknown_are_wrong_and_counted(tmp_path: Path) -> None:

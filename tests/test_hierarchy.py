@@ -99,6 +99,13 @@ def test_whatever_names_whatever_as_parent_no_way_comes_back(seed: int) -> None:
         assert all((int(c), int(p)) in wanted for c, p in itertools.pairwise(way))
 
 
+def test_labels_that_are_their_own_parents_keep_their_other_parents() -> None:
+    count = 3_000
+    found = hierarchy({f"{n}": f"{n} {n - 1}" if n else "0" for n in range(count)})
+    assert found.cycles == tuple((f"{n}", f"{n}") for n in range(count))
+    assert [found.parents(n) for n in range(count)] == [[], *([n - 1] for n in range(1, count))]
+
+
 def test_the_root_is_the_one_label_at_the_top() -> None:
     assert hierarchy({"a": "top", "top": "", "b": "a"}).root == 1
     assert hierarchy({"a": "", "b": "", "c": "a"}).root is None

@@ -260,6 +260,23 @@ def test_the_command_says_what_it_made(
     assert "64 dimensions, approximate" in out
 
 
+def test_the_command_embeds_the_names_of_a_language(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "labels.odd"
+    german = {"de": {"name": "Hunde ausbilden"}}
+    row = {"id": "1", "name": "train dogs", "language": "en", "translations": german}
+    file.write_text(json.dumps(row) + "\n")
+    options = ("--labels", str(file), "--labels-format", "jsonl", "--language", "de")
+    status, out, _ = command(monkeypatch, capsys, *options)
+    labels = LabelSet.read(file, "jsonl", language="de")
+    assert labels.names == ["Hunde ausbilden"]
+    assert status == 0 and out.endswith(f": {index_folder(labels, HashEncoder())}\n")
+    assert index_folder(labels, HashEncoder()) != index_folder(
+        LabelSet.read(file, "jsonl"), HashEncoder()
+    )
+
+
 def test_the_command_refuses_what_it_cannot_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

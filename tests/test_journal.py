@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import json
 import os
 import random
@@ -27,6 +28,7 @@ from irr.journal.state import extend_digest
 from irr.parquet import read_predictions
 from irr.readahead import ReadAhead
 from irr.selection import Selection
+from irr.show import RunProgress
 from irr.types import Document, Prediction, ScoredLabel, Usage
 from irr.writer import CAN_LOCK, prediction_to_json
 
@@ -743,6 +745,69 @@ def test_a_file_beside_a_finished_run_is_left_alone(target: Path) -> None:
         work(target, documents(2))
     assert beside(target, ".partial").read_text() == "mine"
     assert target.read_bytes() == lines(map(predict, documents(2)))
+
+
+def test_a_retry_refuses_another_input_before_it_predicts(target: Path) -> None:
+    source = documents(6)
+    work(target, source, failing=["d1", "d3"])
+    mended = [*source[:1], replace(source[1], selection=Selection(exclude=("A",))), *source[2:]]
+    for other in (mended, source[:4]):
+        asked: list[str] = []
+        with (
+            pytest.raises(OutputError, match="the input has changed"),
+            Journal(target, RUN, retry_failed=True) as journal,
+        ):
+            asked.extend(document.id for document in journal.remaining(other))
+        assert asked == []
+    assert work(target, mended, retry_failed=True, resume_changed=True) == ["d1", "d3"]
+
+
+def test_a_retry_of_much_text_does_not_hold_all_of_it_back(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = documents(6)
+    work(target, source, failing=["d0", "d1", "d3"])
+    monkeypatch.setattr(journal_module, "HELD_CHARS", len(source[0].text))
+    read: list[str] = []
+    with Journal(target, RUN, retry_failed=True) as journal:
+        left = journal.remaining(read.append(d.id) or d for d in source)
+        assert next(left).id == "d0"
+        assert read == ["d0", "d1"]
+
+
+@pytest.mark.parametrize("failing", [[], ["d1"]])
+def test_rows_that_are_still_to_be_copied_are_covered(target: Path, failing: list[str]) -> None:
+    source = documents(5)
+    work(target, source, failing=["d1", "d4"])
+    stream = io.StringIO()
+    with (
+        Journal(target, RUN, retry_failed=True) as journal,
+        RunProgress(journal=journal, stream=stream) as progress,
+    ):
+        left = list(journal.remaining(source))
+        assert journal.covered == (3, 0)
+        row = (fail if failing else predict)(left[0])
+        journal.write(row)
+        progress.add(row)
+        assert (journal.rows, journal.covered) == (2, (4, len(failing)))
+        row = predict(left[1])
+        journal.write(row)
+        progress.add(row)
+    assert journal.covered == (journal.rows, journal.failed) == (5, len(failing))
+    assert stream.getvalue().startswith(f"irr: 5 documents (2 of them now), {len(failing)} failed,")
+
+
+def test_the_summary_counts_rows_that_are_copied_at_the_end(target: Path) -> None:
+    work(target, documents(3), failing=["d1"])
+    stream = io.StringIO()
+    with (
+        Journal(target, RUN, retry_failed=True) as journal,
+        RunProgress(journal=journal, stream=stream) as progress,
+    ):
+        for document in journal.remaining(documents(3)):
+            journal.write(predict(document))
+            progress.add(predict(document))
+    assert stream.getvalue().startswith("irr: 3 documents (1 of them now), 0 failed,")
 
 
 @pytest.mark.parametrize("rows", [0, 7])

@@ -48,6 +48,23 @@ def test_what_is_left_comes_in_the_same_order_and_with_the_same_scores(
     assert left == tuple(label for label in everything if label.id != "A1")
 
 
+def test_selection_and_level_are_of_the_program_for_good(program: InferRetrieveRank) -> None:
+    with pytest.raises(AttributeError, match="selection"):
+        program.selection = Selection(exclude=("A",))  # type: ignore[misc]
+    with pytest.raises(AttributeError, match="prefer"):
+        program.prefer = "leaf"  # type: ignore[misc]
+    chosen = program.variant(selection=Selection(exclude=("A",)), prefer="leaf")
+    assert (chosen.selection, chosen.prefer) == (Selection(exclude=("A",)), "leaf")
+
+
+def test_a_program_is_built_with_a_selection(
+    program: InferRetrieveRank,
+) -> None:
+    assert program.selection is None
+    chosen = build_program(LABELS, selection=Selection(exclude=("B",)), prefer="leaf")
+    assert set(ids(chosen, "bread")) == {"A1", "A2"}
+
+
 def test_leaves_alone(program: InferRetrieveRank) -> None:
     assert set(ids(program.variant(prefer="leaf"), "bread")) == {"A1", "A2", "B1"}
 

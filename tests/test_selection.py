@@ -117,6 +117,30 @@ def test_an_entry_without_match_is_an_error(entry: str, message: str) -> None:
         selector().allowed(Selection(exclude=(entry,)))
 
 
+@pytest.mark.parametrize("bad", ["22", (1,), [None], None, {"A1": 1}])
+def test_entries_that_are_no_list_of_strings_are_refused(bad: object) -> None:
+    for key in ("include", "exclude"):
+        with pytest.raises(ConfigurationError, match=f'"{key}" must be a list'):
+            Selection(**{key: bad})  # type: ignore[arg-type]
+
+
+def test_lists_of_entries_are_as_tuples() -> None:
+    listed = Selection(include=["A"], exclude=["A1"])  # type: ignore[arg-type]
+    assert listed == Selection(("A",), ("A1",))
+    assert allowed(listed) == {"A", "A2", "F1"}
+
+
+def test_long_patterns_of_strangers_are_refused_long_names_are_not() -> None:
+    with pytest.raises(ConfigurationError, match=r"'\[{20}'….* more than 1,000 characters") as info:
+        selector().allowed(selection_of({"exclude": ["[" * 50_000]}))
+    assert len(str(info.value)) < 200
+    name = "cholera " * 200
+    chooser = selector(LabelSet([Label("C", name.strip()), Label("D", "x")]))
+    assert chooser.allowed(selection_of({"exclude": [name]})).tolist() == [False, True]
+    trusted = Selection(exclude=("*cholera" * 200,))
+    assert chooser.allowed(trusted).tolist() == [False, True]
+
+
 def test_a_selection_that_leaves_nothing_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="leaves no label"):
         selector().allowed(Selection(include=("F2",)), Selection(exclude=("F",)))

@@ -14,9 +14,11 @@ from conftest import HashEncoder
 from irr.errors import DocumentError
 from irr.index import LabelIndex
 from irr.labels import LabelSet
+from irr.parquet import write_predictions
 from irr.suggest import Guessed, Suggester, Suggestion, command, main, nearest_in, read_guesses
-from irr.types import Label
+from irr.types import Label, Prediction, ScoredLabel
 from irr.vectors import Floats, Positions
+from irr.writer import prediction_to_json
 
 LABELS = LabelSet([Label("1", "bake bread"), Label("2", "cut hair", ("dress hair",))])
 
@@ -189,7 +191,11 @@ def test_predictions_are_read(tmp_path: Path) -> None:
     picked = {"id": "1", "label": "x", "evidence": "comb", "picked": True}
     passed = {"id": "2", "label": "y", "evidence": "comb", "picked": False}
     failed = {"id": "c", "status": "error", "labels": [], "guesses": ["lost"]}
-    rows = [row("a", ["oven", "comb"], picked, passed), failed, {"id": 7, "labels": ["1"]}]
+    rows = [
+        row("a", ["oven", "comb"], picked, passed),
+        failed,
+        {"id": 7, "status": "ok", "labels": ["1"]},
+    ]
     assert list(read_guesses(write(tmp_path / "p.jsonl", rows))) == [
         Guessed("a", ("oven", "comb"), frozenset({"1"})),
         Guessed("7", ()),
@@ -199,14 +205,31 @@ def test_predictions_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ([1], r"p.jsonl:2: a prediction is a JSON object"),
+        ([1], r"p.jsonl:2: is no prediction"),
         ({"id": "b", "guesses": "x"}, r"p.jsonl:2: \"guesses\" must be a list of strings"),
+        ({"id": "b", "text": "x", "labels": ["1"]}, r"p.jsonl:2: is no prediction, .* wrote"),
+        ({"id": "a", "guesses": []}, r"p.jsonl:2: the id 'a' came before"),
         ({"guesses": []}, r"p.jsonl:2: \"id\" must be a string or number"),
     ],
 )
 def test_a_bad_row_is_an_error_with_its_line(tmp_path: Path, bad: object, message: str) -> None:
     with pytest.raises(DocumentError, match=message):
         list(read_guesses(write(tmp_path / "p.jsonl", [row("a", []), bad])))
+
+
+def test_predictions_are_read_from_parquet(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    label = ScoredLabel("1", "x", 0.5, "comb", picked=True)
+    rows = [Prediction("a", "ok", (label,), ("oven",)), Prediction("b", "ok")]
+    file = tmp_path / "p.parquet"
+    write_predictions((prediction_to_json(row).encode() for row in rows), file)
+    assert list(read_guesses(str(file))) == [
+        Guessed("a", ("oven",), frozenset({"1"})),
+        Guessed("b", ()),
+    ]
+    file.write_bytes(b"PAR1 no more")
+    with pytest.raises(DocumentError, match="cannot be read as Parquet predictions"):
+        list(read_guesses(str(file)))
 
 
 @pytest.fixture
@@ -285,6 +308,27 @@ def test_a_long_table_ends_with_how_many_more(
     monkeypatch.setattr(command, "_SHOWN", 1)
     assert main([*arguments, "--min-count", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "and 1 more: see all with --output FILE"
+
+
+def test_labels_are_read_in_a_language_and_a_format(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    german = {"de": {"name": "Hunde ausbilden"}}
+    rows = [{"id": "1", "name": "train dogs", "language": "en", "translations": german}]
+    labels = write(tmp_path / "labels.odd", rows)
+    command = [arguments[0], "--labels", labels, "--labels-format", "jsonl"]
+    assert main(command) == 0
+    assert "train dogs" not in capsys.readouterr().out
+    assert main([*command, "--language", "de"]) == 0
+    assert "Hunde ausbilden" in capsys.readouterr().out
+
+
+def test_what_a_program_settles_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--program", "p", "--language", "de", "--labels-format", "jsonl"]
+    assert main([arguments[0], *given]) == 2
+    assert "--labels-format, --language: --program settles that" in capsys.readouterr().err
 
 
 def test_labels_or_a_program_must_be_given(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,8 @@
 """Predictions of any origin → what is scored: positions in the label set, best first.
 
-In: JSON lines as `irr predict` writes them, or a peer's: ``{"id": …, "labels": [names or ids, or
-objects with "id" or "label" and perhaps "score"]}``; or predictions straight from a program.
+In: JSON lines or Parquet as `irr predict` writes them, or a peer's: ``{"id": …, "labels": [names
+or ids, or objects with "id" or "label" and perhaps "score"]}``; or predictions straight from a
+program.
 Where a row has no trace, its whole list of labels counts as the candidates.
 Out: `Predicted`, one for each gold document, in the order of the gold.
 """
@@ -15,6 +16,7 @@ from typing import TypeGuard
 
 from irr.errors import DocumentError
 from irr.files import TextFile
+from irr.journal.rows import prediction_values
 from irr.labels import LabelSet
 from irr.types import Document, Prediction, Usage
 
@@ -83,6 +85,9 @@ def read_predictions(
 ) -> list[Predicted]:
     """Read a file of predictions for exactly the gold documents, in any order.
 
+    Args:
+        path: JSON lines, also .gz, or Parquet.
+
     Raises:
         DocumentError: a row that cannot be read, is of no gold document or comes twice, with its
             line; a gold document without a row.
@@ -91,7 +96,7 @@ def read_predictions(
     places = {document.id: place for place, document in enumerate(gold)}
     found: list[Predicted | None] = [None] * len(gold)
     lines: dict[int, int] = {}
-    for line, value in file.json_values():
+    for line, value in prediction_values(file):
         if not isinstance(value, dict):
             raise file.failure('a prediction is a JSON object: {"id": …, "labels": […]}', line)
         id_ = file.identifier(value.get("id"), "id", line)

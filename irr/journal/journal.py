@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 5.0
 CHECKPOINT_ROWS = 1_000
 SECONDS_BETWEEN = 1.0
+# Of documents that are held back until the whole input is known to be that of the run.
+HELD_CHARS = 1 << 24
 
 
 class _Passed(NamedTuple):
@@ -113,6 +115,8 @@ class Journal:
         self._given: deque[tuple[str, _Passed]] = deque()
         self._exhausted: _Passed | None = None
         self._passed = _Passed(0, b"")  # what the latest row was of
+        # Rows that are to be copied, and those that were; each counted by one thread only.
+        self._passed_over, self._copied = Counter[str](), Counter[str]()
         self._saved_at = 0.0
 
     def __enter__(self) -> Self:
@@ -128,6 +132,12 @@ class Journal:
             raise output_failure(self.name, exc) from exc
         self._take_up(opened)
         return self
+
+    @property
+    def covered(self) -> tuple[int, int]:
+        """Rows, and how many failed: `rows` and `failed` with those that are still to be copied."""
+        rows, failed = (self._passed_over[n] - self._copied[n] for n in ("rows", "failed"))
+        return self.rows + rows, self.failed + failed
 
     def _take_up(self, opened: Opened) -> None:
         self._state, carried = opened.state, opened.state.carried
@@ -151,8 +161,10 @@ class Journal:
     def remaining(self, documents: Iterable[Document]) -> Iterator[Document]:
         """Pass over the documents whose rows are there; yield the others, to be predicted.
 
-        To be called once; may be read in another thread than `write` is called in. Of a run that
-        is finished nothing is left: the documents are only checked, and its rows not read.
+        Documents whose failed rows are predicted again come when the input is checked as far as
+        earlier runs noted it, or at 16 million characters. To be called once; may be read in
+        another thread than `write` is called in. Of a run that is finished nothing is left: the
+        documents are only checked, and its rows not read.
 
         Raises:
             OutputError: the documents are not those that the rows are of.
@@ -162,16 +174,33 @@ class Journal:
             return
         passed = _Passed(0, b"")
         kept = self._kept()
+        # Another input is refused before documents are predicted in vain.
+        checked = 0 if self._wanted.resume_changed else max(self._digests, default=0)
+        held: list[tuple[Document, _Passed]] = []
+        held_chars = 0
         for document in documents:
             row = next(kept, None)
             passed = self._pass(passed, document, row)
             if row is None or (row.failed and self._is_retried(passed)):
-                self._given.append((document.id, passed))
-                yield document
+                held.append((document, passed))
+                held_chars += len(document.text)
+            elif passed.documents > self._first:
+                self._passed_over.update(rows=1, failed=int(row.failed))
+            if held_chars > HELD_CHARS or passed.documents >= checked:
+                yield from self._give(held)
+                held_chars = 0
         if next(kept, None) is not None:
             how = f"it ends after {passed.documents} documents, but there are more rows"
             raise changed_input(self.name, how)
+        yield from self._give(held)
         self._exhausted = passed
+
+    def _give(self, held: list[tuple[Document, _Passed]]) -> Iterator[Document]:
+        """Yield the documents that are held back, and hold them no longer."""
+        for document, passed in held:
+            self._given.append((document.id, passed))
+            yield document
+        held.clear()
 
     def write(self, prediction: Prediction) -> None:
         """Append the row of the oldest document that `remaining` gave and that has no row yet.
@@ -277,6 +306,7 @@ class Journal:
             self._copies = islice(rows, self.rows, None)
         for row in islice(self._copies, place - self.rows):
             self._append(row.line, failed=row.failed)
+            self._copied.update(rows=1, failed=int(row.failed))
         if self.rows < place:
             raise OutputError(f"{self._source}: has fewer rows than before: run again")
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from irr.errors import OutputError
+from irr.files import TextFile
 from irr.journal.state import NO_ROWS, Checkpoint
 
-__all__ = ["Row", "heal", "is_whole", "read_rows", "size_of"]
+__all__ = ["Row", "heal", "is_whole", "prediction_values", "read_rows", "size_of"]
 
 # How every line of `prediction_to_json` begins; the rest of a long row need not be parsed.
 _START = re.compile(rb'\{"id": ("(?:[^"\\]|\\.)*"), "status": "(ok|error)"')
@@ -50,6 +51,34 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise OutputError(
             f"{path}: row {number} is not a prediction: it was not made by irr predict, or has "
             "been changed; --restart begins anew"
+        ) from exc
+
+
+def prediction_values(file: TextFile) -> Iterator[tuple[int, object]]:
+    """Stream the rows of a file of predictions of any origin: JSON lines, also .gz, or Parquet.
+
+    Yields:
+        (line, JSON value); of a Parquet file the number of the row.
+
+    Raises:
+        InputError: of the file's class: it cannot be read; names the line.
+        ConfigurationError: it is Parquet, and pyarrow is not there.
+    """
+    if file.ending != ".parquet":
+        yield from file.json_values()
+        return
+    from irr.parquet import read_predictions, require_pyarrow
+
+    require_pyarrow(file.name)
+    number = 0
+    try:
+        for number, line in enumerate(read_predictions(Path(file.name)), start=1):
+            yield number, json.loads(line)
+    except (OSError, ValueError) as exc:  # Errors of Arrow are one of them.
+        raise file.failure(
+            f"cannot be read as Parquet predictions: {' '.join(str(exc).split())}: give a file "
+            "that irr predict wrote",
+            number + 1 if number else None,
         ) from exc
 
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from irr.cli import Parser, run_command
 from irr.errors import ConfigurationError, DocumentError
 from irr.files import TextFile
+from irr.journal.rows import prediction_values
 from irr.options import positive_int, share
+from irr.seen import Before, Seen
 from irr.suggest.suggester import BELOW, TOGETHER, Guessed, Suggester, Suggestion, nearest_in
 
 if TYPE_CHECKING:
@@ -29,26 +32,37 @@ _SHOWN, _CELL = 50, 48
 
 
 def read_guesses(path: str) -> Iterator[Guessed]:
-    """Stream the guesses of a file of predictions (JSON lines, also .gz), failed rows left out.
+    """Stream the guesses of a file of predictions, failed rows left out.
+
+    Args:
+        path: JSON lines, also .gz, or Parquet.
 
     Raises:
-        DocumentError: a row that is no prediction; names the line.
+        DocumentError: a row that is no prediction, or whose id came before; names the line.
     """
     file = TextFile(path, DocumentError)
-    for line, row in file.json_values():
-        if not isinstance(row, dict):
-            raise file.failure('a prediction is a JSON object: {"id": …, "guesses": […]}', line)
-        if row.get("status") == "error":
-            continue
-        guesses, labels = row.get("guesses") or [], row.get("labels") or []
-        if not isinstance(guesses, list) or not all(isinstance(text, str) for text in guesses):
-            raise file.failure('"guesses" must be a list of strings', line)
-        picked = frozenset(
-            str(label.get("id"))
-            for label in (labels if isinstance(labels, list) else [])
-            if isinstance(label, dict) and label.get("picked") is True
-        )
-        yield Guessed(file.identifier(row.get("id"), '"id"', line), tuple(guesses), picked)
+    with closing(Seen()) as seen:
+        for line, row in prediction_values(file):
+            if not isinstance(row, dict) or not {"status", "guesses"} & row.keys():
+                what = 'is no prediction, {"id": …, "status": …, "guesses": […]}'
+                raise file.failure(f"{what}: give a file that irr predict wrote", line)
+            id_ = file.identifier(row.get("id"), '"id"', line)
+            if seen.add(id_, numbered=False) is not Before.NEVER:
+                raise file.failure(f"the id {id_!r} came before: give each document its own", line)
+            if row.get("status") != "error":
+                yield _guessed(file, id_, row, line)
+
+
+def _guessed(file: TextFile, id_: str, row: Mapping[str, object], line: int) -> Guessed:
+    guesses, labels = row.get("guesses") or [], row.get("labels") or []
+    if not isinstance(guesses, list) or not all(isinstance(text, str) for text in guesses):
+        raise file.failure('"guesses" must be a list of strings', line)
+    picked = frozenset(
+        str(label.get("id"))
+        for label in (labels if isinstance(labels, list) else [])
+        if isinstance(label, dict) and label.get("picked") is True
+    )
+    return Guessed(id_, tuple(guesses), picked)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,8 +73,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="First come those of many documents that are far from every label. The label set is "
         "not changed: look at the suggestions, then add to it.",
     )
-    parser.add_argument("predictions", metavar="PREDICTIONS", help="JSON lines of irr predict")
+    parser.add_argument(
+        "predictions",
+        metavar="PREDICTIONS",
+        help="what irr predict wrote: JSON lines, .gz or .parquet",
+    )
     parser.add_argument("--labels", metavar="FILE", help="the label set they were made with")
+    parser.add_argument(
+        "--labels-format",
+        metavar="NAME",
+        help="what --labels is, where it is not to be recognised by its content",
+    )
+    parser.add_argument(
+        "--language", metavar="TAG", help="language of the labels' names, such as en or de-CH"
+    )
     parser.add_argument("--program", metavar="DIR", help="the program, instead of --labels")
     parser.add_argument(
         "--min-count",
@@ -116,8 +142,10 @@ def _suggest(arguments: argparse.Namespace) -> int:
 
 def _opened(arguments: argparse.Namespace) -> tuple[LabelSet, LabelIndex, Encoder]:
     if arguments.program:
-        if arguments.encoder:
-            raise ConfigurationError("--encoder: --program settles that; leave it out")
+        settled = ("encoder", "labels_format", "language")
+        if given := [name for name in settled if getattr(arguments, name) is not None]:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ConfigurationError(f"{options}: --program settles that; leave it out")
         from irr.build import LMChoice, open_program
 
         where = {"device": arguments.device, "threads": arguments.threads}
@@ -128,7 +156,7 @@ def _opened(arguments: argparse.Namespace) -> tuple[LabelSet, LabelIndex, Encode
     from irr.labels import LabelSet
     from irr.show import EmbeddingProgress
 
-    labels = LabelSet.read(arguments.labels)
+    labels = LabelSet.read(arguments.labels, arguments.labels_format, language=arguments.language)
     name = arguments.encoder or DEFAULT_ENCODER
     encoder = load_encoder(name, device=arguments.device, threads=arguments.threads)
     return labels, open_index(labels, encoder, progress=EmbeddingProgress()), encoder
@@ -176,9 +204,7 @@ def _print(found: Sequence[Suggestion], labels: LabelSet) -> None:
 
 
 def _cut(text: str) -> str:
-    # Control characters that an LM wrote must not reach the terminal.
-    shown = "".join(character if character.isprintable() else "\ufffd" for character in text)
-    return shown if len(shown) <= _CELL else shown[: _CELL - 1] + "…"
+    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
 
 
 def _summary(suggester: Suggester, found: Sequence[Suggestion]) -> str:
