@@ -174,6 +174,7 @@ def build_program(
     retriever = Retriever(
         model, index, settings or RetrieveSettings(), labels=label_set, priors=table
     )
+    retriever.prepare()
     program = InferRetrieveRank(
         label_set,
         retriever,

@@ -41,8 +41,13 @@ _LEADING_NUMBER = re.compile(
 _NUMBERS_ONLY = re.compile(
     r"(?:[A-Za-z ]{0,24}[:=])?[\s\[(#]*\d[\d\s,;>#\[\]]*(?:and\s+\d+[\s\]]*)?\)?\.?"
 )
-# "[3] use databases": a number in brackets is the line's mark there, not a list of one.
-_BRACKETED_LINE = re.compile(r"^\[\d{1,6}\][ \t]*\w", re.MULTILINE)
+# "[3] use databases", "- [3]: SQL", "1. [3]": a number in brackets is the line's mark there, not a
+# list of one.
+_BRACKETED_LINE = re.compile(
+    r"^[ \t]*(?:[-*•–][ \t]*|\(?\d{1,3}[.)][ \t]*)?\[(\d{1,6})\]"
+    r"[ \t]*(?:[^\s\w,\[\]]*[ \t]*(\w.*))?$",
+    re.MULTILINE,
+)
 _CHOICES = r"(?:candidate|label|option|term|choice|item|one|categor(?:y|ie))s?"
 _OF_THESE = (
     r" of (?:(?:the|these|those) )?(?:\d+ )?(?:(?:above|given|listed|following|provided) )?"
@@ -98,14 +103,17 @@ def parse_guesses(reply: str) -> list[str]:
             return []
         entries = _text_items(text)
     guesses: dict[str, str] = {}
+    none = False
     for entry in entries:
         item = _unwrapped(entry, _GUESS_KEYS)
         if isinstance(item, str):
             guess = " ".join(_CONTROL.sub(" ", item).split())[:MAX_GUESS_CHARS].strip()
             guess = guess.encode("utf-8", "ignore").decode("utf-8")
-            if any(char.isalnum() for char in guess):
+            if _says_none(guess):
+                none = True
+            elif any(char.isalnum() for char in guess):
                 guesses.setdefault(guess.casefold(), guess)
-    if any(entry not in ("", None) for entry in entries) and not guesses:
+    if any(entry not in ("", None) for entry in entries) and not guesses and not none:
         raise ReplyError(f"no guess in the LM's reply: {excerpt(reply)}")
     return list(guesses.values())[:MAX_GUESSES]
 
@@ -335,8 +343,12 @@ def _text_items(text: str) -> list[object]:
 def _line_picks(text: str) -> list[int | str]:
     picks: list[int | str] = []
     for line in text.splitlines():
-        if match := _LEADING_NUMBER.match(line):
+        if match := _BRACKETED_LINE.match(line):
+            picks.append(f"[{match[1]}] {match[2].strip()}" if match[2] else int(match[1]))
+        elif match := _LEADING_NUMBER.match(line):
             rest = (match[2] or "").strip()
+            if (plain := rest.strip("*_`")).isdecimal():
+                rest = plain
             # "1. 17": an enumeration of numbers, where the second is the pick.
             alone = int(rest) if rest.isdecimal() and len(rest) <= 6 else int(match[1])
             picks.append(line.strip() if rest and not rest.isdecimal() else alone)

@@ -394,3 +394,13 @@ def test_bad_priors(tmp_path, content: str, message: str) -> None:  # type: igno
 def test_fewer_candidates_than_labels(program_with: Build) -> None:
     program = program_with(settings=RetrieveSettings(candidates=2))
     assert len(program.predict("bake bread").labels) == 2
+
+
+def test_a_missing_package_is_told_before_the_first_call(
+    program_with: Build, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("irr.lexical.is_installed", lambda: False)
+    server = serve(good)
+    with pytest.raises(ConfigurationError, match=r"irr\[lexical\]"):
+        program_with(server, settings=RetrieveSettings(lexical_weight=0.1))
+    assert server.calls == []

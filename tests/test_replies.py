@@ -325,3 +325,31 @@ def test_good_picks_come_back_as_they_are(numbers: list[int]) -> None:
 
 def test_an_excerpt_is_one_line() -> None:
     assert excerpt("a\nb\x1b[31m\u2028c" + "d" * 100, limit=10) == "'a b [31m c…'"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "- [3] SQL\n- [2] Rust",
+        "Ranking:\n* [3] SQL\n* [2] Rust",
+        "[3]: SQL\n[2]: Rust",
+        "[3] **SQL**\n[2] **Rust**",
+        "[3] - SQL\n[2] - Rust",
+        '[3] "SQL"\n[2] "Rust"',
+        "1. [3] SQL\n2. [2] Rust",
+        "1. [3]\n2. [2]",
+        "- [3]\n- [2]",
+        "1. **3**\n2. **2**",
+    ],
+)
+def test_numbers_in_brackets_mark_lines(reply: str) -> None:
+    assert resolve_picks(parse_picks(reply), ["Go", "Rust", "SQL"]) == [2, 1]
+
+
+@pytest.mark.parametrize("reply", ['["none"]', '{"guesses": ["None of these"]}', "- N/A"])
+def test_none_in_a_list_is_no_guess(reply: str) -> None:
+    assert parse_guesses(reply) == []
+
+
+def test_none_beside_guesses_is_left_out() -> None:
+    assert parse_guesses('["SQL", "none"]') == ["SQL"]
