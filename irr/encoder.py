@@ -29,6 +29,7 @@ import numpy.typing as npt
 from irr.cache import file_digests
 from irr.errors import ConfigurationError, EncoderError
 from irr.prefixes import Prefixes, Role, read_prefixes
+from irr.vectors import usable_cpus
 
 __all__ = [
     "DEFAULT_ENCODER",
@@ -139,7 +140,7 @@ def load_encoder(
         return TorchEncoder(name, folder, fingerprint, prefixes, device, batch_size, threads)
     from irr.onnx_encoder import load_onnx_encoder
 
-    threads = threads or _usable_cpus()
+    threads = threads or usable_cpus()
     return load_onnx_encoder(
         name, folder, fingerprint, prefixes, threads=threads, batch_size=batch_size
     )
@@ -294,9 +295,3 @@ def _accelerator() -> str | None:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if apple and torch.backends.mps.is_available() else None
-
-
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

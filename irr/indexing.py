@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from irr.cli import Parser, run_command
-from irr.options import positive_int
+from irr.options import add_reading_options, positive_int
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,14 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="Run again after it was killed, it goes on where it was.",
     )
     parser.add_argument("--labels", metavar="FILE", required=True, help="label set, or icd10cm")
-    parser.add_argument(
-        "--labels-format",
-        metavar="NAME",
-        help="what --labels is, where it is not to be recognised by its content",
-    )
-    parser.add_argument(
-        "--language", metavar="TAG", help="language of the labels' names, such as en or de-CH"
-    )
+    add_reading_options(parser)
     parser.add_argument("--encoder", metavar="NAME", help="sentence-transformers model or folder")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, mps")
     parser.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_program_options",
+    "add_reading_options",
     "lms_from",
     "non_negative_int",
     "positive_float",
@@ -40,14 +41,7 @@ def add_program_options(parser: argparse.ArgumentParser, *, examples: bool = Tru
         help="label set: txt, csv, tsv, jsonl, SKOS, ESCO, MeSH, ICD-10-CM or Annif files, also "
         ".gz; or icd10cm (codes from a package)",
     )
-    what.add_argument(
-        "--labels-format",
-        metavar="NAME",
-        help="what --labels is, where it is not to be recognised by its content",
-    )
-    what.add_argument(
-        "--language", metavar="TAG", help="language of the labels' names, such as en or de-CH"
-    )
+    add_reading_options(what)
     what.add_argument("--program", metavar="DIR", help="what compile wrote, instead of --labels")
     what.add_argument(
         "--task",
@@ -186,6 +180,18 @@ def add_program_options(parser: argparse.ArgumentParser, *, examples: bool = Tru
         help="CPU threads (default: all that this process may use)",
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks and what happens")
+
+
+def add_reading_options(parser: argparse._ActionsContainer) -> None:
+    """The options that say how ``--labels`` is read, see `irr.labels.LabelSet.read`."""
+    parser.add_argument(
+        "--labels-format",
+        metavar="NAME",
+        help="what --labels is, where it is not to be recognised by its content",
+    )
+    parser.add_argument(
+        "--language", metavar="TAG", help="language of the labels' names, such as en or de-CH"
+    )
 
 
 def program_from(

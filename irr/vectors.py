@@ -32,6 +32,7 @@ __all__ = [
     "rows_of",
     "top_k",
     "unit_rows",
+    "usable_cpus",
 ]
 
 Floats = npt.NDArray[np.float32]
@@ -294,3 +295,10 @@ def first_rows(owners: Integers, rows: int) -> npt.NDArray[np.int64]:
         message = "owners must be one position a row, from 0 without a gap, not decreasing"
         raise ConfigurationError(message)
     return np.flatnonzero(np.diff(owners, prepend=-1))
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from irr.errors import ConfigurationError, InputError, OutputError
-from irr.vectors import Floats, unit_rows
+from irr.vectors import Floats, unit_rows, usable_cpus
 
 __all__ = ["LEAST_ROWS", "Shortlist"]
 
@@ -233,10 +233,4 @@ def _slabs(rows: int) -> Iterator[slice]:
 
 def _useful_threads(rows: int, threads: int | None) -> int:
     """As many as wanted or usable, but few for few rows: threads wait for each other busily."""
-    return max(1, min(threads or _usable_cpus(), rows // _ROWS_PER_THREAD))
-
-
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return max(1, min(threads or usable_cpus(), rows // _ROWS_PER_THREAD))

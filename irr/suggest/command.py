@@ -17,7 +17,7 @@ from irr.cli import Parser, run_command
 from irr.errors import ConfigurationError, DocumentError
 from irr.files import TextFile
 from irr.journal.rows import prediction_values
-from irr.options import positive_int, share
+from irr.options import add_reading_options, positive_int, share
 from irr.seen import Before, Seen
 from irr.suggest.suggester import BELOW, TOGETHER, Guessed, Suggester, Suggestion, nearest_in
 
@@ -79,14 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="what irr predict wrote: JSON lines, .gz or .parquet",
     )
     parser.add_argument("--labels", metavar="FILE", help="the label set they were made with")
-    parser.add_argument(
-        "--labels-format",
-        metavar="NAME",
-        help="what --labels is, where it is not to be recognised by its content",
-    )
-    parser.add_argument(
-        "--language", metavar="TAG", help="language of the labels' names, such as en or de-CH"
-    )
+    add_reading_options(parser)
     parser.add_argument("--program", metavar="DIR", help="the program, instead of --labels")
     parser.add_argument(
         "--min-count",
